@@ -1,0 +1,17 @@
+"""The two failures a user can do something about."""
+
+
+class InputError(Exception):
+    """An argument or a file that the whole run needs is wrong.
+
+    The message is one line that names the file or option and the way out. Commands print it
+    without a traceback and exit with 2, before anything is written.
+    """
+
+
+class PictureError(Exception):
+    """One picture cannot be read, zoomed or written; the others go on.
+
+    The message is one line with the reason; whoever reports it adds the picture's name. Commands
+    name the picture at the end and exit with 1.
+    """

@@ -1,0 +1,53 @@
+"""What all tests share. One thread a worker: tiny models run many times faster that way."""
+
+import os
+
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # read by torch when it is first imported
+    os.environ[variable] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs a hub is a mistake
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(__file__).parent / "data"
+PARITY = DATA / "parity"
+
+
+@dataclass
+class Finished:
+    """How a command ended: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str]):
+    """Run a command's `main` in this process, as a user would from the shell: fast, torch stays imported."""
+
+    def run(script: str, *args: object) -> Finished:
+        module = __import__(script)
+        capfd.readouterr()
+        try:
+            code = module.main([str(arg) for arg in args])
+        except SystemExit as stop:  # argparse ends --help and usage errors this way
+            code = stop.code if isinstance(stop.code, int) else 2
+        captured = capfd.readouterr()
+        return Finished(code, captured.out, captured.err)
+
+    return run
+
+
+def run_script(script: str, *args: object, timeout: float = 120, **kwargs) -> Finished:
+    """Run a command in a process of its own, for what only a fresh process shows (start-up time, kill)."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / f"{script}.py"), *map(str, args)],
+        capture_output=True, text=True, timeout=timeout, check=False, **kwargs,
+    )  # fmt: skip
+    return Finished(done.returncode, done.stdout, done.stderr)
