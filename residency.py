@@ -1,0 +1,261 @@
+"""Which model is where, and when it moves: one GPU, two GPUs, a 24 GB GPU, or no GPU at all.
+
+Every big network of a run is a *component* with a name, a device and a function that reads it from its
+checkpoint. Whoever needs one asks for it::
+
+    residency = Residency(efficient_memory=True, times=times)
+    residency.add("text_enc_3", load_t5, plan.text)
+    with residency.use("text_enc_3") as t5:      # on its device, ready to run
+        hidden = t5(input_ids)
+
+Four plans follow from the devices (`plan_devices`):
+
+* one device: each component is loaded at its first use and stays;
+* two CUDA devices: text encoders and VLM on the first, transformer and VAE on the second, all stay;
+* ``--efficient_memory`` on an accelerator: one component on it at a time. The one that leaves waits in CPU
+  memory where there is room, else it is dropped and read again from its file when its turn comes;
+* ``--efficient_memory`` on the CPU: one component in memory at a time, read again at each turn. The weights of
+  a safetensors file are memory-mapped, so reading again costs what the page cache no longer holds.
+
+Because the chain works scale by scale over a whole group of pictures, a turn comes once a scale.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from errors import InputError
+from stage_times import StageTimes
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+HOST_RESERVE = 4 * 2**30  # bytes of CPU memory that parked models leave to everything else
+
+
+def choose_device(name: str) -> "torch.device":
+    """Return the device that ``--device`` names, checked to be there.
+
+    Args:
+        name: ``auto`` (cuda, else mps, else cpu), ``cuda``, ``cuda:N``, ``mps`` or ``cpu``.
+
+    Raises:
+        InputError: no such device here, or no such name.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda:0")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cuda", "mps", "cpu"):
+        raise InputError(f"--device {name}: not a device; use auto, cuda, cuda:N, mps or cpu")
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if count == 0:
+            raise InputError(f"--device {name}: PyTorch sees no CUDA device here; use --device cpu or auto")
+        if (device.index or 0) >= count:
+            raise InputError(f"--device {name}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}")
+        return torch.device("cuda", device.index or 0)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError("--device mps: PyTorch finds no Apple GPU here; use --device cpu or auto")
+    return device
+
+
+def choose_dtype(name: str, device: "torch.device") -> "torch.dtype":
+    """Return the dtype of weights and arithmetic that ``--mixed_precision`` names.
+
+    Args:
+        name: ``fp32``, ``fp16``, ``bf16``, or ``auto``: bf16 on CUDA devices that compute in it (Ampere and
+            newer), fp16 on older CUDA devices and Apple GPUs, fp32 on the CPU.
+        device: where the model will run.
+
+    Raises:
+        InputError: unknown name, or fp16 on the CPU, whose range the networks leave and whose kernels are slow.
+    """
+    import torch
+
+    if name == "auto":
+        if device.type == "cpu":
+            return torch.float32
+        if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8:
+            return torch.bfloat16
+        return torch.float16
+    dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    if name not in dtypes:
+        raise InputError(f"--mixed_precision {name}: unknown; use auto, fp32, fp16 or bf16")
+    if name == "fp16" and device.type == "cpu":
+        raise InputError("--mixed_precision fp16: not on the CPU; use fp32 (exact) or bf16 (half the memory)")
+    return dtypes[name]
+
+
+@dataclass(frozen=True)
+class DevicePlan:
+    """Where the components of a run live.
+
+    Attributes:
+        text: device of SD3's three text encoders.
+        vlm: device of the VLM, and of the RAM tagger.
+        sr: device of the SR transformer and the VAE.
+        efficient_memory: one component at a time on each device.
+    """
+
+    text: "torch.device"
+    vlm: "torch.device"
+    sr: "torch.device"
+    efficient_memory: bool = False
+
+
+def plan_devices(name: str, efficient_memory: bool = False) -> DevicePlan:
+    """Spread a run over the devices here: ``auto`` uses two CUDA devices where there are two.
+
+    Args:
+        name: as for `choose_device`; a named device gets everything.
+        efficient_memory: everything on one device, one component at a time.
+
+    Raises:
+        InputError: as `choose_device`.
+    """
+    import torch
+
+    first = second = choose_device(name)
+    if name == "auto" and first.type == "cuda" and torch.cuda.device_count() > 1 and not efficient_memory:
+        second = torch.device("cuda:1")
+    return DevicePlan(text=first, vlm=first, sr=second, efficient_memory=efficient_memory)
+
+
+@dataclass
+class _Component:
+    load: Callable[["torch.device"], "torch.nn.Module"]
+    device: "torch.device"
+    module: "torch.nn.Module | None" = None
+    on_device: bool = False
+    users: int = 0
+
+
+class Residency:
+    """Keeps the components of a run where they belong, and counts how often they come and go.
+
+    Attributes:
+        loads: how often each component was read from disk.
+        moves: how often each was moved between its device and CPU memory.
+    """
+
+    def __init__(self, efficient_memory: bool = False, times: StageTimes | None = None) -> None:
+        """Start with no components.
+
+        Args:
+            efficient_memory: at most one component at a time on each device.
+            times: gets the stages ``NAME.load`` and ``NAME.move``.
+        """
+        self.efficient_memory = efficient_memory
+        self.times = StageTimes() if times is None else times
+        self.loads: Counter[str] = Counter()
+        self.moves: Counter[str] = Counter()
+        self._components: dict[str, _Component] = {}
+
+    def add(
+        self, name: str, load: Callable[["torch.device"], "torch.nn.Module"], device: "torch.device"
+    ) -> None:
+        """Register a component; nothing is read yet.
+
+        Args:
+            name: unique in the run; ``PART.WHAT`` names its stages too, e.g. ``sr.transformer``.
+            load: reads the checkpoint and returns the module on the device it is given, in eval mode and in
+                its final dtype. Called again where the module had to be dropped.
+            device: where the component computes.
+        """
+        if name in self._components:
+            raise ValueError(f"component {name} was added twice")
+        self._components[name] = _Component(load, device)
+
+    @contextmanager
+    def use(self, name: str) -> Iterator["torch.nn.Module"]:
+        """Give the component on its device for the length of a with block.
+
+        The body must not keep the module: under ``efficient_memory`` the next component takes its place.
+        Do not open a stage of `StageTimes` around this call; loading and moving have their own.
+        """
+        component = self._components[name]
+        if not component.on_device:
+            if self.efficient_memory:
+                self._make_room(name)
+            self._place(name, component)
+        component.users += 1
+        try:
+            assert component.module is not None
+            yield component.module
+        finally:
+            component.users -= 1
+
+    def release(self) -> None:
+        """Drop every component; those used again are read again."""
+        for component in self._components.values():
+            component.module, component.on_device = None, False
+        _return_memory()
+
+    def _place(self, name: str, component: _Component) -> None:
+        """Bring one component to its device, from CPU memory or from its file."""
+        if component.module is not None:
+            with self.times.stage(f"{name}.move"):
+                component.module.to(component.device)
+                self.moves[name] += 1
+        else:
+            logger.info("loading %s to %s", name, component.device)
+            with self.times.stage(f"{name}.load"):
+                component.module = component.load(component.device)
+                self.loads[name] += 1
+        component.on_device = True
+
+    def _make_room(self, name: str) -> None:
+        """Take the other idle components off the device that ``name`` is about to use."""
+        device = self._components[name].device
+        for other, component in self._components.items():
+            if other == name or component.device != device or not component.on_device or component.users:
+                continue
+            assert component.module is not None
+            # An Apple GPU shares its memory with the CPU: parking there would free nothing.
+            if device.type == "cuda" and _bytes(component.module) + HOST_RESERVE < _free_host_memory():
+                with self.times.stage(f"{other}.move"):
+                    component.module.to("cpu")
+                    self.moves[other] += 1
+            else:
+                component.module = None
+            component.on_device = False
+            logger.debug(
+                "%s leaves %s%s", other, device, "" if component.module is None else " for CPU memory"
+            )
+        _return_memory()
+
+
+def _bytes(module: "torch.nn.Module") -> int:
+    tensors = [*module.parameters(), *module.buffers()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _free_host_memory() -> int:
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
+def _return_memory() -> None:
+    """Give freed memory back: modules hold reference cycles, and CUDA keeps what was freed."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
