@@ -1,4 +1,4 @@
-"""The two failures a user can do something about."""
+"""The failures a user can do something about."""
 
 
 class InputError(Exception):
@@ -14,4 +14,11 @@ class PictureError(Exception):
 
     The message is one line with the reason; whoever reports it adds the picture's name. Commands
     name the picture at the end and exit with 1.
+    """
+
+
+class OutputError(Exception):
+    """A result cannot be written: the disk is full, or a folder lost its permission.
+
+    The run ends there, keeps what it has, and exits with 1; the same command goes on later.
     """

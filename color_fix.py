@@ -1,0 +1,119 @@
+"""Colour correction of an SR output against its SR input.
+
+`adain` and `wavelet` are StableSR's (arXiv 2305.07015) as the published Chain-of-Zoom code uses them;
+`backproject` is iterative back-projection (Irani and Peleg, 1991).
+"""
+
+import numpy as np
+from PIL import Image
+
+# Back-projection stops where the shrunk output is this close to the crop everywhere (grey levels), or
+# after so many rounds: clipped colours cannot get closer.
+BACKPROJECT_TOLERANCE = 1.0
+BACKPROJECT_ROUNDS = 30
+
+WAVELET_LEVELS = 5
+
+
+def fix_colors(method: str, output: Image.Image, sr_input: Image.Image, crop: Image.Image) -> Image.Image:
+    """Correct the colours of `output`.
+
+    Args:
+        method: ``nofix``, ``adain``, ``wavelet`` or ``backproject``.
+        output: what the SR backbone made, RGB.
+        sr_input: the crop enlarged with BICUBIC, RGB, of the output's size.
+        crop: the crop in its own pixels, RGB.
+
+    Returns:
+        RGB, of the output's size.
+    """
+    if method == "nofix":
+        return output
+    if method == "backproject":
+        return _to_image(backproject(_to_array(output), _to_array(crop)))
+    fix = {"adain": adain, "wavelet": wavelet}[method]
+    return _to_image(fix(_to_array(output), _to_array(sr_input)))
+
+
+def adain(content: np.ndarray, style: np.ndarray) -> np.ndarray:
+    """Give every channel of `content` the mean and the standard deviation of `style`'s.
+
+    Args:
+        content, style: (H, W, 3) float32 in [0, 255].
+
+    Returns:
+        (H, W, 3) float32, not clipped.
+    """
+    # the published code works in [0, 1] and adds 1e-5 to the (unbiased) variance
+    epsilon = 1e-5 * 255**2
+    content_std = np.sqrt(content.var(axis=(0, 1), ddof=1, dtype=np.float64) + epsilon)
+    style_std = np.sqrt(style.var(axis=(0, 1), ddof=1, dtype=np.float64) + epsilon)
+    content_mean = content.mean(axis=(0, 1), dtype=np.float64)
+    style_mean = style.mean(axis=(0, 1), dtype=np.float64)
+    return ((content - content_mean) / content_std * style_std + style_mean).astype(np.float32)
+
+
+def wavelet(content: np.ndarray, style: np.ndarray) -> np.ndarray:
+    """Keep the fine frequencies of `content` and take the coarse ones from `style` (a-trous wavelets).
+
+    Args:
+        content, style: (H, W, 3) float32 in [0, 255].
+
+    Returns:
+        (H, W, 3) float32, not clipped.
+    """
+    return content - _coarse(content) + _coarse(style)
+
+
+def _coarse(image: np.ndarray) -> np.ndarray:
+    """Blur `WAVELET_LEVELS` times with [1 2 1]/4 in both directions, its taps 1, 2, 4, ... pixels apart."""
+    for level in range(WAVELET_LEVELS):
+        radius = 2**level
+        for axis in (0, 1):
+            padding = [(radius, radius) if axis == other else (0, 0) for other in range(3)]
+            padded = np.pad(image, padding, mode="edge")
+            length = image.shape[axis]
+            before = padded.take(range(length), axis)
+            after = padded.take(range(2 * radius, 2 * radius + length), axis)
+            image = (before + 2 * image + after) / 4
+    return image
+
+
+def backproject(output: np.ndarray, crop: np.ndarray) -> np.ndarray:
+    """Make `output`, shrunk to the crop's size, equal the crop.
+
+    Each round shrinks the output with BICUBIC, and adds what is missing, enlarged with BICUBIC.
+
+    Args:
+        output: (H, W, 3) float32 in [0, 255].
+        crop: (h, w, 3) float32 in [0, 255], smaller.
+
+    Returns:
+        (H, W, 3) float32 in [0, 255]. Shrunk, it is within `BACKPROJECT_TOLERANCE` of the crop, but
+        where the crop's colours cannot be reached without leaving the range.
+    """
+    height, width = output.shape[:2]
+    for _ in range(BACKPROJECT_ROUNDS):
+        missing = crop - _resize(output, crop.shape[1], crop.shape[0])
+        if (
+            np.abs(missing).max() <= BACKPROJECT_TOLERANCE / 2
+        ):  # the other half is left for rounding to 8 bits
+            break
+        output = np.clip(output + _resize(missing, width, height), 0, 255)
+    return output
+
+
+def _resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    channels = [
+        np.asarray(Image.fromarray(image[..., channel]).resize((width, height), Image.Resampling.BICUBIC))
+        for channel in range(3)
+    ]
+    return np.stack(channels, axis=-1)
+
+
+def _to_array(image: Image.Image) -> np.ndarray:
+    return np.asarray(image, dtype=np.float32)
+
+
+def _to_image(values: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.rint(np.clip(values, 0, 255)).astype(np.uint8))
