@@ -1,0 +1,1 @@
+"""RAM, the Recognize Anything Model's tagger, with DAPE, its degradation-aware fine-tuning."""
