@@ -103,6 +103,7 @@ class RunReport:
         self.started = _now()
         self.finished: str | None = None
         self.components: dict[str, dict[str, int]] = {}
+        self.unreadable: list[dict[str, str]] = []
         self.pictures: dict[str, PictureRecord] = {}
         self._next_write = 0.0
 
@@ -125,6 +126,7 @@ class RunReport:
             "environment": self.environment,
             "stage_seconds": {name: round(seconds, 4) for name, seconds in sorted(self.times.items())},
             "components": self.components,
+            "unreadable": self.unreadable,
             "pictures": [dataclasses.asdict(record) for record in self.pictures.values()],
         }
         self.tree.write(json.dumps(content, indent=1, ensure_ascii=False).encode(), self.tree.run_json)

@@ -1,0 +1,35 @@
+# The two commands of a newcomer: `make zoom` and `make test`. Both create what they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CODE := *.py ram lora benchmarks tests
+
+.PHONY: zoom test format clean
+
+zoom: $(VENV)/installed  ## zoom 256x into every picture of samples/
+	$(BIN)/python inference_coz.py -i samples -o inference_results
+
+test: $(VENV)/installed-dev  ## lint, types and tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(CODE)
+	$(BIN)/pytest -n 2
+
+format: $(VENV)/installed-dev  ## let ruff lay out the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove the environment and caches, keep the results
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is too old: Python 3.11 or newer is needed; name one with make PYTHON=..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@

@@ -1,0 +1,320 @@
+"""Zoom into a folder of pictures from the command line: arguments -> parts -> chain -> exit code."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import options as command_line
+from errors import InputError, OutputError, PictureError
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from chain_of_zoom import ChainSettings, PromptExtractor, SRBackbone
+    from output_tree import OutputTree
+    from pictures import Failure, Source
+    from prompts_file import FixedPrompts
+    from run_report import PictureRecord, RunReport
+    from stage_times import StageTimes
+
+log = logging.getLogger("inference_coz")
+
+ALL_DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: as after the command's name; those of the process where None.
+
+    Returns:
+        The exit code, see ``--help``.
+    """
+    try:
+        options = command_line.parse(sys.argv[1:] if arguments is None else arguments)
+        set_up_logging(options)
+        return run(options)
+    except InputError as error:
+        print(f"inference_coz.py: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except OutputError as error:
+        print(f"inference_coz.py: {error}", file=sys.stderr)
+        return SOME_FAILED
+    except KeyboardInterrupt:
+        print("inference_coz.py: interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+
+
+def set_up_logging(options: "Namespace") -> None:
+    """Send the project's messages to standard error: warnings and worse, or more, or less."""
+    level = logging.ERROR if options.quiet else (logging.WARNING, logging.INFO)[min(options.verbose, 1)]
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=level, force=True)
+    if options.verbose > 1:
+        logging.getLogger().setLevel(logging.DEBUG)
+    else:  # the libraries' own chatter is not about the user's pictures
+        for library in ("PIL", "diffusers", "transformers", "httpx", "urllib3"):
+            logging.getLogger(library).setLevel(logging.ERROR)
+
+
+def run(options: "Namespace") -> int:
+    """Check the files, choose the parts, run the chain and report."""
+    from chain_of_zoom import Chain, ChainSettings
+    from output_tree import OutputTree
+    from pictures import find_pictures
+    from prompts_file import read_prompts
+    from run_report import RunReport
+    from stage_times import StageTimes
+
+    settings = ChainSettings(
+        rec_type=options.rec_type,
+        rec_num=options.rec_num,
+        upscale=options.upscale,
+        process_size=options.process_size,
+        align_method=options.align_method,
+        prompt=options.prompt,
+        seed=options.seed,
+    )
+    settings.window(settings.rec_num)  # InputError where a step would look at less than a pixel
+    fixed_prompts = read_prompts(options.prompts_file) if options.prompts_file else {}
+    sources, unreadable = find_pictures(
+        options.input_image, options.recursive_folders, leave_out=options.output_dir.resolve()
+    )
+    times = StageTimes()
+    extractor, backbone = (None, None) if settings.resizes_only else choose_parts(options, times)
+    tree = OutputTree(options.output_dir)
+    if options.dry_run:
+        print_plan(options, settings, sources, unreadable, extractor, backbone)
+        return SOME_FAILED if unreadable else ALL_DONE
+    tree.prepare()
+    with tree.lock(), terminable():
+        described = describe(settings, extractor, backbone, fixed_prompts)
+        report = RunReport(tree, described, environment(backbone), times)
+        records = take_up(options, tree, report, sources)
+        chain = Chain(settings, tree, report, extractor, backbone, times, fixed_prompts, options.save_prompts)
+        return zoom(options, chain, report, records, unreadable)
+
+
+def choose_parts(options: "Namespace", times: "StageTimes") -> tuple["PromptExtractor", "SRBackbone"]:
+    """Build the prompt extractor and the SR backbone that the options ask for."""
+    from esrgan import EmbeddedBackbone
+    from prompt_extractor import NullExtractor
+    from residency import choose_device, choose_dtype
+
+    device = choose_device(options.device)
+    dtype = choose_dtype(options.mixed_precision, device)
+    return NullExtractor(), EmbeddedBackbone(device, dtype, options.batch_size, times)
+
+
+def describe(
+    settings: "ChainSettings",
+    extractor: "PromptExtractor | None",
+    backbone: "SRBackbone | None",
+    fixed_prompts: "FixedPrompts",
+) -> dict[str, Any]:
+    """Collect what decides the pixels; two runs into one folder must agree in it."""
+    import dataclasses
+    import hashlib
+
+    return {
+        "chain": dataclasses.asdict(settings),
+        "extractor": extractor.describe() if extractor else None,
+        "backbone": backbone.describe() if backbone else None,
+        "prompts_file": hashlib.sha256(repr(sorted(fixed_prompts.items())).encode()).hexdigest()
+        if fixed_prompts
+        else None,
+    }
+
+
+def environment(backbone: "SRBackbone | None") -> dict[str, Any]:
+    """Collect what is good to know about the machine and the installed versions."""
+    import importlib.metadata
+    import platform
+
+    versions = {}
+    for package in ("pillow", "numpy", "torch", "diffusers", "transformers", "onnxruntime"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": str(getattr(backbone, "device", "cpu")),
+        "versions": versions,
+    }
+
+
+def take_up(
+    options: "Namespace", tree: "OutputTree", report: "RunReport", sources: Sequence["Source"]
+) -> list["PictureRecord"]:
+    """Make a record for every picture, going on from what an earlier run into the same folder has done.
+
+    Raises:
+        InputError: the folder holds results of other settings, and ``--overwrite`` is not given.
+    """
+    from output_tree import FOLDERS, assign_names
+    from pictures import sha256_of
+    from run_report import PictureRecord, differences, load_report
+
+    earlier: dict[str, PictureRecord] = {}
+    other_folder = "give another --output_dir, or --overwrite to start anew"
+    if options.overwrite:
+        try:
+            old = load_report(tree.run_json)
+        except InputError as error:
+            log.warning("%s", error)
+            old = None
+        if old:
+            tree.remove(list(old["pictures"]))
+    else:
+        old = load_report(tree.run_json)
+        if old is None:
+            for folder in FOLDERS:
+                if (tree.root / folder).exists():
+                    raise InputError(f"{tree.root / folder}: results without a run.json; {other_folder}")
+        else:
+            changed = differences(old["settings"], report.settings)
+            if changed:
+                more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
+                what = "; ".join(changed[:3])
+                raise InputError(f"{tree.root}: made with other settings: {what}{more}; {other_folder}")
+            earlier = old["pictures"]
+    names = assign_names(sources, {record.file: name for name, record in earlier.items()})
+    if options.overwrite:
+        tree.remove(list(names.values()))
+    records = []
+    report.pictures = dict(earlier)
+    for source in sources:
+        name = names[source]
+        try:
+            sha256 = sha256_of(source.file)
+        except PictureError:
+            sha256 = None  # reading it will fail, and say why
+        record = earlier.get(name)
+        if record is None or record.sha256 != sha256:
+            if record is not None:
+                log.info("%s: has changed since the earlier run, it is done again", source.label)
+                tree.remove([name])
+            record = PictureRecord(name, source.label, str(source.file.resolve()), sha256)
+        record.label = source.label
+        report.pictures[name] = record
+        records.append(record)
+    return records
+
+
+def zoom(
+    options: "Namespace",
+    chain: "Any",
+    report: "RunReport",
+    records: list["PictureRecord"],
+    unreadable: Sequence["Failure"],
+) -> int:
+    """Run the chain with a progress bar, write the reports however it ends, and say what happened."""
+    import dataclasses
+
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from prompts_file import prompts_csv
+
+    for failure in unreadable:
+        log.warning("%s: %s", failure.label, failure.reason)
+    report.unreadable = [dataclasses.asdict(failure) for failure in unreadable]
+    for label, step in chain.fixed_prompts:
+        if label not in {record.label for record in records}:
+            log.warning("--prompts_file: %s, step %d: there is no such picture", label, step)
+    report.save()
+    how = "stopped"
+    try:
+        with (
+            tqdm(
+                total=len(records) * chain.settings.rec_num,
+                desc=f"{len(records)} pictures",
+                unit="step",
+                disable=True if options.quiet else None,  # None: only where it goes to a terminal
+            ) as bar,
+            logging_redirect_tqdm(),
+        ):
+            chain.run(records, options.batch_size, bar)
+        failed = [(record.label, record.failure) for record in records if record.status == "failed"]
+        failed += [(failure.label, failure.reason) for failure in unreadable]
+        how = "failed" if failed else "done"
+    except KeyboardInterrupt:
+        how = "interrupted"
+        raise
+    finally:
+        chain.tree.write(prompts_csv(report.pictures.values()), chain.tree.prompts_csv)
+        report.finish(how)
+    done = sum(record.status == "done" for record in records)
+    if not options.quiet:
+        magnification = chain.settings.upscale**chain.settings.rec_num
+        print(f"{done} of {len(records) + len(unreadable)} pictures zoomed to {magnification}x")
+        print(
+            f"Look at {chain.tree.root / 'recursive'} (each picture's states side by side) "
+            f"and {chain.tree.root / 'per-sample'} (each state by itself)."
+        )
+    for label, reason in failed:
+        print(f"failed: {label}: {reason}", file=sys.stderr)
+    return SOME_FAILED if failed else ALL_DONE
+
+
+def print_plan(
+    options: "Namespace",
+    settings: "ChainSettings",
+    sources: Sequence["Source"],
+    unreadable: Sequence["Failure"],
+    extractor: "PromptExtractor | None",
+    backbone: "SRBackbone | None",
+) -> None:
+    """Print what a run would do."""
+    import shutil
+
+    steps = " ".join(f"{settings.upscale**k}x" for k in range(1, settings.rec_num + 1))
+    side = settings.process_size
+    # a PNG of a photograph takes about two bytes a pixel; each state is kept four times, each input once
+    disk = len(sources) * (4 * (settings.rec_num + 1) + settings.rec_num) * side * side * 2
+    existing = next(
+        path for path in (options.output_dir, *options.output_dir.resolve().parents) if path.exists()
+    )
+    free = shutil.disk_usage(existing).free
+    print(f"pictures   {len(sources)} to zoom into, {len(unreadable)} that cannot be read")
+    for failure in unreadable:
+        print(f"           {failure.label}: {failure.reason}")
+    print(f"steps      {settings.rec_num} ({steps}), {settings.rec_type}, states of {side}x{side}")
+    print(f"prompts    {describe_line(extractor)}")
+    print(f"backbone   {describe_line(backbone)}")
+    print(f"output     {options.output_dir}, about {disk / 1e6:.0f} MB; {free / 1e9:.1f} GB are free")
+
+
+def describe_line(part: "PromptExtractor | SRBackbone | None") -> str:
+    """Say in one line what a part is."""
+    if part is None:
+        return "none: this --rec_type only resizes"
+    return ", ".join(f"{key} {value}" for key, value in part.describe().items() if value not in (None, ""))
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let a polite kill (SIGTERM) end the run as Ctrl-C does: with reports, without temporary files."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    # what libraries do at exit is of no use any more, and with large models it takes seconds
+    sys.stderr.flush()
+    os._exit(code)
