@@ -4,10 +4,10 @@ Recognize Anything (arXiv 2306.03514) as its published code computes it, inferen
 (SeeSR, arXiv 2311.16518) is a set of LoRA updates that is merged into the weights when they are read.
 """
 
-import pickle
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import SwinConfig, SwinModel
 
-from errors import InputError
-from ram.files import RamSize, check_dape, current_name, dape_targets, needed_shapes, ram_size
+from ram.files import RamSize, check_dape, current_name, dape_targets, needed_shapes, read_ram_size
 
 HEADS = 4  # attention heads of the tagging head: the one size that no tensor's shape tells
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -150,13 +149,12 @@ def load_ram(ram_path: Path, ram_ft_path: Path | None, device: torch.device, dty
     Raises:
         InputError: a file is broken, lacks a needed tensor, or the two do not fit.
     """
-    weights = {current_name(name): tensor for name, tensor in _read(ram_path, "model").items()}
-    size = ram_size({name: tuple(tensor.shape) for name, tensor in weights.items()}, ram_path)
+    size = read_ram_size(ram_path)
+    weights = {current_name(name): tensor for name, tensor in _map(ram_path)["model"].items()}
     targets: dict[str, list[str]] = {}
     if ram_ft_path is not None:
-        pairs = _read(ram_ft_path)
-        check_dape({name: tuple(tensor.shape) for name, tensor in pairs.items()}, size, ram_ft_path)
-        targets = dape_targets(size)
+        check_dape(ram_ft_path, size)
+        targets, pairs = dape_targets(size), _map(ram_ft_path)
 
     with init_empty_weights(include_buffers=False):  # no random initialisation, no memory
         tagger = RamTagger(size)
@@ -178,26 +176,9 @@ def load_ram(ram_path: Path, ram_ft_path: Path | None, device: torch.device, dty
     return tagger.to(device).eval().requires_grad_(False)
 
 
-def _read(path: Path, key: str | None = None) -> dict[str, Tensor]:
-    """Map a .pth file's tensors into memory: all of a flat file, or those under ``key``."""
-    try:
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        if foreign := re.search(r"GLOBAL (\S+)", str(error)):
-            raise InputError(
-                f"{path}: holds {foreign[1]} beside its tensors, not loaded for safety: if you trust "
-                f"the file, save its 'model' alone with torch.save and use that"
-            ) from error
-        raise InputError(
-            f"{path}: not a PyTorch checkpoint, or cut short while it was downloaded: fetch it again"
-        ) from error
-    if key is not None:
-        content = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError(f"{path}: holds no table of tensors{f' under {key!r}' if key else ''}")
-    return content
+def _map(path: Path) -> Any:
+    """Map a .pth file's tensors into memory; what is not read stays on the disk."""
+    return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
 
 
 def _lora_delta(down: Tensor, up: Tensor, is_qkv: bool) -> Tensor:
