@@ -14,18 +14,18 @@ Four plans follow from the devices (`plan_devices`):
 * two CUDA devices: text encoders and VLM on the first, transformer and VAE on the second, all stay;
 * ``--efficient_memory`` on an accelerator: one component on it at a time. The one that leaves waits in CPU
   memory where there is room, else it is dropped and read again from its file when its turn comes;
-* ``--efficient_memory`` on the CPU: one component in memory at a time, read again at each turn. The weights of
-  a safetensors file are memory-mapped, so reading again costs what the page cache no longer holds.
+* ``--efficient_memory`` on the CPU: one component in memory at a time, read again at each turn. The weights
+  of a safetensors file are memory-mapped, so reading again costs what the page cache no longer holds.
 
 Because the chain works scale by scale over a whole group of pictures, a turn comes once a scale.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from errors import InputError
 from stage_times import StageTimes
@@ -80,7 +80,7 @@ def choose_dtype(name: str, device: "torch.device") -> "torch.dtype":
         device: where the model will run.
 
     Raises:
-        InputError: unknown name, or fp16 on the CPU, whose range the networks leave and whose kernels are slow.
+        InputError: unknown name, or fp16 on the CPU, where its narrow range gains no speed.
     """
     import torch
 
@@ -135,9 +135,9 @@ def plan_devices(name: str, efficient_memory: bool = False) -> DevicePlan:
 
 @dataclass
 class _Component:
-    load: Callable[["torch.device"], "torch.nn.Module"]
+    load: Callable[["torch.device"], Any]
     device: "torch.device"
-    module: "torch.nn.Module | None" = None
+    module: Any = None
     on_device: bool = False
     users: int = 0
 
@@ -163,15 +163,14 @@ class Residency:
         self.moves: Counter[str] = Counter()
         self._components: dict[str, _Component] = {}
 
-    def add(
-        self, name: str, load: Callable[["torch.device"], "torch.nn.Module"], device: "torch.device"
-    ) -> None:
+    def add(self, name: str, load: Callable[["torch.device"], Any], device: "torch.device") -> None:
         """Register a component; nothing is read yet.
 
         Args:
             name: unique in the run; ``PART.WHAT`` names its stages too, e.g. ``sr.transformer``.
             load: reads the checkpoint and returns the module on the device it is given, in eval mode and in
-                its final dtype. Called again where the module had to be dropped.
+                its final dtype. Called again where the module had to be dropped. What is no `nn.Module` (an
+                ONNX session) is never moved, only dropped.
             device: where the component computes.
         """
         if name in self._components:
@@ -179,7 +178,7 @@ class Residency:
         self._components[name] = _Component(load, device)
 
     @contextmanager
-    def use(self, name: str) -> Iterator["torch.nn.Module"]:
+    def use(self, name: str) -> Iterator[Any]:
         """Give the component on its device for the length of a with block.
 
         The body must not keep the module: under ``efficient_memory`` the next component takes its place.
@@ -192,7 +191,6 @@ class Residency:
             self._place(name, component)
         component.users += 1
         try:
-            assert component.module is not None
             yield component.module
         finally:
             component.users -= 1
@@ -222,9 +220,8 @@ class Residency:
         for other, component in self._components.items():
             if other == name or component.device != device or not component.on_device or component.users:
                 continue
-            assert component.module is not None
             # An Apple GPU shares its memory with the CPU: parking there would free nothing.
-            if device.type == "cuda" and _bytes(component.module) + HOST_RESERVE < _free_host_memory():
+            if device.type == "cuda" and _fits_host(component.module):
                 with self.times.stage(f"{other}.move"):
                     component.module.to("cpu")
                     self.moves[other] += 1
@@ -237,15 +234,81 @@ class Residency:
         _return_memory()
 
 
-def _bytes(module: "torch.nn.Module") -> int:
-    tensors = [*module.parameters(), *module.buffers()]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+def upcast_by_block(module: "torch.nn.Module", dtype: "torch.dtype") -> Callable[[], None]:
+    """Make a module compute in ``dtype`` while its weights stay as they are stored.
+
+    Each block (an element of an outermost `ModuleList`) is cast before it runs and put back after; weights
+    outside the blocks are cast at once. A checkpoint in 16 bits so computes in fp32, with the numbers that
+    loading it in fp32 gives, in little more than its own size; weights that are memory-mapped stay so.
+
+    Returns:
+        A function that undoes it.
+    """
+    import torch
+
+    blocks: list[torch.nn.Module] = []
+    rest: list[torch.Tensor] = []
+
+    def visit(part: torch.nn.Module) -> None:
+        if isinstance(part, torch.nn.ModuleList):
+            blocks.extend(part)
+            return
+        rest.extend([*part.parameters(recurse=False), *part.buffers(recurse=False)])
+        for child in part.children():
+            visit(child)
+
+    def cast(tensors: Iterable[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        stored = [(tensor, tensor.data) for tensor in tensors if tensor.is_floating_point()]
+        for tensor, data in stored:
+            tensor.data = data.to(dtype)
+        return stored
+
+    def restore(stored: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        while stored:
+            tensor, data = stored.pop()
+            tensor.data = data
+
+    def attach(block: torch.nn.Module) -> Callable[[], None]:
+        stored: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+        def before(*_: object) -> None:
+            stored.extend(cast([*block.parameters(), *block.buffers()]))
+
+        def after(*_: object) -> None:
+            restore(stored)
+
+        handles = [
+            block.register_forward_pre_hook(before),
+            block.register_forward_hook(after, always_call=True),
+        ]
+
+        def detach() -> None:
+            for handle in handles:
+                handle.remove()
+
+        return detach
+
+    visit(module)
+    outside = cast(rest)
+    detachers = [attach(block) for block in blocks]
+
+    def undo() -> None:
+        for detach in detachers:
+            detach()
+        restore(outside)
+
+    return undo
 
 
-def _free_host_memory() -> int:
+def _fits_host(module: Any) -> bool:
+    """Whether a module can wait in CPU memory and leave `HOST_RESERVE` free there."""
     import psutil
+    import torch
 
-    return psutil.virtual_memory().available
+    if not isinstance(module, torch.nn.Module):
+        return False
+    needed = sum(tensor.nbytes for tensor in [*module.parameters(), *module.buffers()])
+    return needed + HOST_RESERVE < psutil.virtual_memory().available
 
 
 def _return_memory() -> None:

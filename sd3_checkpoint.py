@@ -1,0 +1,299 @@
+"""An SD3 checkpoint in diffusers' folder layout: found or downloaded, and checked without loading anything.
+
+::
+
+    model_index.json                     which class each part is of
+    scheduler/  tokenizer/  tokenizer_2/  tokenizer_3/
+    text_encoder/     CLIP-L             \\
+    text_encoder_2/   CLIP-G              \\  config.json and model.safetensors, or its shards named by
+    text_encoder_3/   T5-XXL encoder      /  model.safetensors.index.json; diffusion_pytorch_model for the
+    transformer/      SD3 transformer    /   last two; *.fp16.safetensors where only that variant is there
+    vae/              VAE
+"""
+
+import json
+import logging
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from checkpoint_files import TensorInfo, safetensors_info
+from errors import InputError
+from lora.sr_lora import check_sr_lora
+from lora.vae_encoder import check_vae_encoder
+
+logger = logging.getLogger(__name__)
+
+# SD3's parts as the program names them, and their folders. The VAE's halves run at different times.
+FOLDERS = {
+    "text_enc_1": "text_encoder",
+    "text_enc_2": "text_encoder_2",
+    "text_enc_3": "text_encoder_3",
+    "transformer": "transformer",
+    "vae_encoder": "vae",
+    "vae_decoder": "vae",
+}
+TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
+TOKENIZER_FILES = (
+    "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt", "tokenizer.json",
+    "spiece.model",
+)  # fmt: skip
+STEMS = ("model", "diffusion_pytorch_model")  # transformers' name and diffusers' name of the weights
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class PartFiles:
+    """One folder's configuration and the tensors of its weights files.
+
+    Attributes:
+        config: its config.json.
+        files: weights files, one or several shards.
+        tensors: every tensor by name, from the files' headers.
+    """
+
+    config: dict[str, Any]
+    files: tuple[Path, ...]
+    tensors: dict[str, TensorInfo] = field(repr=False)
+
+    @property
+    def parameters(self) -> int:
+        """Number of elements over all tensors."""
+        return sum(info.elements for info in self.tensors.values())
+
+
+@dataclass(frozen=True)
+class SD3Checkpoint:
+    """A checked SD3 folder with the SR files that go with it.
+
+    Attributes:
+        folder: in diffusers layout.
+        parts: by folder name (``text_encoder`` ... ``vae``); those replaced by others may be absent.
+        lora_path: SR LoRA of the transformer, or None.
+        vae_path: SR encoder of the VAE, or None.
+    """
+
+    folder: Path
+    parts: dict[str, PartFiles]
+    lora_path: Path | None
+    vae_path: Path | None
+
+
+def check_sd3(
+    model: str,
+    lora_path: Path | None,
+    vae_path: Path | None,
+    lora_rank: int | None = None,
+    replaced: Collection[str] = (),
+    download: bool = True,
+) -> SD3Checkpoint:
+    """Find an SD3 checkpoint and check everything about it that headers and configurations tell.
+
+    Args:
+        model: folder in diffusers layout, or a name on the Hugging Face hub.
+        lora_path: ``SR_LoRA/model_20001.pkl``; None together with ``vae_path`` means plain SD3.
+        vae_path: ``SR_VAE/vae_encoder_20001.pt``.
+        lora_rank: the rank that both files must have; None takes the files'.
+        replaced: parts (keys of `FOLDERS`) for which something else stands in; their weights are not needed.
+        download: whether a hub name may be downloaded where it is not in the cache.
+
+    Raises:
+        InputError: one line with what is wrong and the way out.
+    """
+    if (lora_path is None) != (vae_path is None):
+        given, other = ("--lora_path", "--vae_path") if vae_path is None else ("--vae_path", "--lora_path")
+        raise InputError(f"{given} without {other}: the SR LoRA and the SR VAE encoder were trained together")
+    folder = find_sd3(model, replaced, download)
+    _check_index(folder)
+    for name in TOKENIZERS:
+        if not (folder / name).is_dir():
+            raise InputError(f"{folder / name}: missing; download the whole of SD3's diffusers folder")
+    needed = dict.fromkeys(FOLDERS[part] for part in FOLDERS if part not in replaced)
+    configured = dict.fromkeys(
+        [*needed, "transformer", "vae"]
+    )  # scaling factor and sizes are read from these
+    parts = {name: _check_part(folder / name, name in needed) for name in configured}
+    _check_config(folder, parts)
+    if lora_path is not None and vae_path is not None:
+        config = parts["transformer"].config
+        width = config["num_attention_heads"] * config["attention_head_dim"]
+        if "transformer" not in replaced:
+            check_sr_lora(lora_path, config["num_layers"], width, lora_rank)
+        if "vae_encoder" not in replaced:
+            prefix = "encoder."
+            encoder = {
+                name.removeprefix(prefix): info.shape
+                for name, info in parts["vae"].tensors.items()
+                if name.startswith(prefix)
+            }
+            check_vae_encoder(vae_path, encoder, lora_rank)
+    return SD3Checkpoint(folder, parts, lora_path, vae_path)
+
+
+def find_sd3(model: str, replaced: Collection[str] = (), download: bool = True) -> Path:
+    """Return the folder of a checkpoint, downloading what is needed of a hub name into the hub's cache.
+
+    Raises:
+        InputError: no such folder, a file instead of a folder, or the hub cannot give it.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise InputError(
+            f"{path}: a single-file checkpoint; SD3 is read from a folder in diffusers layout, such as"
+            " stabilityai/stable-diffusion-3-medium-diffusers"
+        )
+    if not HUB_NAME.fullmatch(model):
+        raise InputError(f"{path}: no such folder, and not a hub name (OWNER/NAME)")
+    return _from_hub(model, replaced, download)
+
+
+def _from_hub(name: str, replaced: Collection[str], download: bool) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        if not download:
+            return Path(snapshot_download(name, local_files_only=True))
+        wanted = needed_files(HfApi().list_repo_files(name), replaced)
+        logger.info("fetching %d files of %s from the Hugging Face hub", len(wanted), name)
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except GatedRepoError:
+        raise InputError(
+            f"{name}: a gated model: accept its licence at https://huggingface.co/{name} and log in"
+            " (huggingface-cli login)"
+        ) from None
+    except RepositoryNotFoundError:
+        raise InputError(f"{name}: neither a folder here nor a model on the Hugging Face hub") from None
+    except (
+        OfflineModeIsEnabled,
+        LocalEntryNotFoundError,
+        HfHubHTTPError,
+        EntryNotFoundError,
+        OSError,
+    ) as error:
+        try:
+            return Path(snapshot_download(name, local_files_only=True))
+        except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+            why = (
+                "not in the hub's cache"
+                if not download
+                else f"the hub is out of reach ({type(error).__name__})"
+            )
+            raise InputError(f"{name}: no such folder here, and {why}; give a folder or go online") from None
+
+
+def needed_files(names: Collection[str], replaced: Collection[str] = ()) -> list[str]:
+    """Choose among a repository's files: configurations, tokenizers, one variant of each part's weights."""
+    wanted = [name for name in names if name in ("model_index.json", "scheduler/scheduler_config.json")]
+    wanted += [f"{t}/{file}" for t in TOKENIZERS for file in TOKENIZER_FILES if f"{t}/{file}" in names]
+    needed = {FOLDERS[part] for part in FOLDERS if part not in replaced}
+    for folder in dict.fromkeys(FOLDERS.values()):
+        config = f"{folder}/config.json"
+        wanted += [config] if config in names else []
+        if folder not in needed:
+            continue
+        files = [name.removeprefix(f"{folder}/") for name in names if name.startswith(f"{folder}/")]
+        for stem, variant in _variants():
+            shards = re.compile(rf"{stem}{re.escape(variant)}(-\d+-of-\d+)?\.safetensors")
+            chosen = [name for name in files if shards.fullmatch(name)]
+            if chosen:
+                index = f"{stem}.safetensors.index{variant}.json"
+                wanted += [f"{folder}/{name}" for name in (*chosen, *([index] if index in files else []))]
+                break
+    return wanted
+
+
+def _variants() -> list[tuple[str, str]]:
+    return [(stem, variant) for variant in ("", ".fp16") for stem in STEMS]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); download the folder again") from None
+    except ValueError:
+        raise InputError(f"{path}: not JSON, or half-downloaded; download it again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: not a configuration; download it again")
+    return content
+
+
+def _check_index(folder: Path) -> None:
+    path = folder / "model_index.json"
+    if not path.is_file():
+        single = next(iter(sorted(folder.glob("sd3*.safetensors"))), None)
+        what = f"holds the single-file checkpoint {single.name}" if single else "has no model_index.json"
+        raise InputError(f"{folder}: {what}; not SD3 in diffusers' folder layout")
+    name = _read_json(path).get("_class_name")
+    if name != "StableDiffusion3Pipeline":
+        raise InputError(
+            f"{folder}: a {name}, not SD3 (StableDiffusion3Pipeline); use"
+            " stabilityai/stable-diffusion-3-medium-diffusers"
+        )
+
+
+def _check_part(folder: Path, weights: bool) -> PartFiles:
+    config = _read_json(folder / "config.json")
+    if not weights:
+        return PartFiles(config, (), {})
+    files, index = _weights_files(folder)
+    tensors: dict[str, TensorInfo] = {}
+    for file in files:
+        tensors |= safetensors_info(file)
+    missing = [name for name in index if name not in tensors]
+    if missing:
+        raise InputError(
+            f"{folder}: {missing[0]} is in the index, but in none of the shards; download it again"
+        )
+    return PartFiles(config, files, tensors)
+
+
+def _weights_files(folder: Path) -> tuple[tuple[Path, ...], Collection[str]]:
+    """Return a part's weights files, and the names that its index promises where it is sharded."""
+    for stem, variant in _variants():
+        single = folder / f"{stem}{variant}.safetensors"
+        if single.is_file():
+            return (single,), ()
+        index = folder / f"{stem}.safetensors.index{variant}.json"
+        if index.is_file():
+            weight_map = _read_json(index).get("weight_map")
+            if not isinstance(weight_map, dict) or not weight_map:
+                raise InputError(f"{index}: not a shard index; download it again")
+            return tuple(folder / name for name in sorted(set(weight_map.values()))), weight_map
+    pickled = next((path for path in folder.glob("*.bin")), None)
+    hint = (
+        f"only {pickled.name}, a pickle; take the .safetensors file"
+        if pickled
+        else "download the folder again"
+    )
+    raise InputError(f"{folder}: no weights (*.safetensors): {hint}")
+
+
+def _check_config(folder: Path, parts: dict[str, PartFiles]) -> None:
+    transformer, vae = parts["transformer"].config, parts["vae"].config
+    if transformer.get("_class_name") != "SD3Transformer2DModel":
+        raise InputError(
+            f"{folder / 'transformer'}: a {transformer.get('_class_name')}, not SD3's transformer"
+        )
+    if transformer.get("qk_norm") or transformer.get("dual_attention_layers"):
+        raise InputError(f"{folder}: SD3.5; the SR LoRA and this program are made for SD3-medium")
+    if vae.get("_class_name") != "AutoencoderKL":
+        raise InputError(f"{folder / 'vae'}: a {vae.get('_class_name')}, not SD3's VAE (AutoencoderKL)")
+    for key in ("num_layers", "num_attention_heads", "attention_head_dim", "in_channels"):
+        if not isinstance(transformer.get(key), int):
+            raise InputError(f"{folder / 'transformer' / 'config.json'}: {key} is missing; download it again")
+    for key in ("scaling_factor", "shift_factor"):
+        if not isinstance(vae.get(key), (int, float)):
+            raise InputError(f"{folder / 'vae' / 'config.json'}: {key} is missing: not SD3's VAE")
