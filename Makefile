@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CODE := *.py ram lora benchmarks tests
+CODE := *.py ram lora benchmarks
 
 .PHONY: zoom test format clean
 

@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar, overload
+from typing import Any, Protocol, TypeVar, overload
 
 from PIL import Image
 from tqdm import tqdm
@@ -189,7 +189,7 @@ class Chain:
         self.fixed_prompts = fixed_prompts or {}
         self.save_prompts = save_prompts
 
-    def run(self, pictures: Sequence[PictureRecord], group_size: int, bar: "tqdm[None]") -> None:
+    def run(self, pictures: Sequence[PictureRecord], group_size: int, bar: "tqdm[Any]") -> None:
         """Zoom into all pictures; what fails is noted in its record and the others go on.
 
         Args:
@@ -212,7 +212,7 @@ class Chain:
     def _finished(self, picture: PictureRecord) -> bool:
         return picture.status == "done" and self.tree.collected_strip(picture.name).exists()
 
-    def _run_group(self, group: list[PictureRecord], bar: "tqdm[None]") -> None:
+    def _run_group(self, group: list[PictureRecord], bar: "tqdm[Any]") -> None:
         left = {picture.name: self.settings.rec_num for picture in group}  # steps the bar still waits for
 
         def advance(picture: PictureRecord, steps: int = 1) -> None:

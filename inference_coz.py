@@ -14,7 +14,7 @@ from errors import InputError, OutputError, PictureError
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from chain_of_zoom import ChainSettings, PromptExtractor, SRBackbone
+    from chain_of_zoom import Chain, ChainSettings, PromptExtractor, SRBackbone
     from output_tree import OutputTree
     from pictures import Failure, Source
     from prompts_file import FixedPrompts
@@ -209,7 +209,7 @@ def take_up(
 
 def zoom(
     options: "Namespace",
-    chain: "Any",
+    chain: "Chain",
     report: "RunReport",
     records: list["PictureRecord"],
     unreadable: Sequence["Failure"],

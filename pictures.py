@@ -144,12 +144,13 @@ def _open(file: Path) -> Image.Image:
     if not file.is_file():  # reading a pipe or a device could wait for ever
         raise PictureError("is not a regular file")
     try:
-        if file.stat().st_size == 0:
-            raise PictureError("is empty (0 bytes)")
+        size = file.stat().st_size
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns below its limit; what is over it raises
             image = Image.open(file)
     except UnidentifiedImageError as error:
+        if size == 0:
+            raise PictureError("is empty (0 bytes)") from error
         raise PictureError("is not a picture in a format that Pillow reads") from error
     except Image.DecompressionBombError as error:
         raise PictureError(f"is larger than {MAX_PIXELS:,} pixels; make it smaller first") from error

@@ -1,17 +1,16 @@
 """What all tests share. One thread a worker: tiny models run many times faster that way."""
 
 import os
-
-for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # read by torch when it is first imported
-    os.environ[variable] = "1"
-os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs a hub is a mistake
-
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # read by torch when a test first imports it
+    os.environ[variable] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs a hub is a mistake
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"

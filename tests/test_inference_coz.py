@@ -1,0 +1,521 @@
+"""The command as a user runs it: files and exit codes, resume, and faults."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import PARITY, ROOT, run_script
+from PIL import Image
+
+import chain_of_zoom
+import options
+
+SCENE, TURNED = (PARITY / "input" / f"{name}.png" for name in ("scene", "turned"))
+# the embedded network on crops of 16 pixels: real weights, a fraction of a second
+SMALL = ("--process_size", 64, "--rec_num", 2)
+RESIZE = ("--process_size", 64, "--rec_num", 2, "--rec_type", "bicubic")
+
+
+def pixels(folder: Path) -> dict[str, bytes]:
+    """Collect every picture and prompt of a results folder, by place."""
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes()
+        for file in sorted(folder.rglob("*.*"))
+        if file.suffix in (".png", ".txt")
+    }
+
+
+def report(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_bytes())
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    shutil.copy(SCENE, folder)
+    shutil.copy(TURNED, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory) -> dict[str, bytes]:
+    """What a run of the embedded backbone over both pictures writes."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    done = run_script("inference_coz", "-i", SCENE.parent, "-o", out, *SMALL)
+    assert done.code == 0, done.err
+    return pixels(out)
+
+
+# the outside
+
+
+HEAVY = ("torch", "numpy", "PIL", "transformers", "diffusers", "onnxruntime")
+
+# Runs the command in a fresh process, and says what it ended with and which heavy libraries it imported.
+IMPORTED_BY = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import inference_coz
+try:
+    code = inference_coz.main(sys.argv[2:])
+except SystemExit as stop:
+    code = stop.code
+print()
+print(code, *(name for name in sys.modules if "." not in name))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--help"], 0), (["-i", "nowhere.png"], 2), (["-i", ".", "--upscale", "99"], 2)]
+)
+def test_help_and_wrong_arguments_answer_before_anything_heavy_is_imported(arguments, code):
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED_BY, str(ROOT), *arguments], capture_output=True, text=True, check=True
+    )
+    ended, *modules = done.stdout.splitlines()[-1].split()
+    assert ended == str(code)
+    assert not set(modules) & set(HEAVY)
+
+
+def test_help_shows_the_defaults(command):
+    done = command("inference_coz", "--help")
+    assert done.code == 0
+    words = " ".join(done.out.split())
+    for default in ("recursive_multiscale", "inference_results", "512", "nofix", "42", "auto"):
+        assert f"(default: {default})" in words
+
+
+def test_a_wrong_path_answers_in_one_line_with_exit_code_2():
+    done = run_script("inference_coz", "-i", "nowhere.png")
+    assert (done.code, done.err) == (2, "inference_coz.py: nowhere.png: no such file or folder\n")
+
+
+def test_a_zoom_writes_states_inputs_prompts_strips_and_reports(undisturbed):
+    per_sample = {name for name in undisturbed if name.startswith("per-sample/scene/")}
+    assert per_sample == {
+        f"per-sample/scene/{file}"
+        for file in (
+            "0.png",
+            "1.png",
+            "2.png",
+            "1_input.png",
+            "2_input.png",
+            "scene.png",
+            "txt/0.txt",
+            "txt/1.txt",
+        )
+    }
+    assert undisturbed["recursive/scene.png"] == undisturbed["per-sample/scene/scene.png"]
+    assert undisturbed["per-scale/scale2/turned.png"] == undisturbed["per-sample/turned/2.png"]
+
+
+def test_the_strip_shows_the_states_side_by_side(command, tmp_path):
+    assert command("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE).code == 0
+    with Image.open(tmp_path / "recursive" / "scene.png") as strip:
+        assert strip.size == (3 * 64, 64)
+        for number in range(3):
+            with Image.open(tmp_path / "per-sample" / "scene" / f"{number}.png") as state:
+                part = strip.crop((64 * number, 0, 64 * number + 64, 64))
+                assert np.array_equal(np.asarray(part), np.asarray(state))
+
+
+def test_the_embedded_network_makes_more_detail_than_bicubic(command, tmp_path):
+    """Beyond 4x a resized crop has no edges left; the network's states have."""
+    for kind in ("recursive", "bicubic"):
+        command(
+            "inference_coz",
+            "-i",
+            SCENE,
+            "-o",
+            tmp_path / kind,
+            "--process_size",
+            128,
+            "--rec_num",
+            2,
+            "--rec_type",
+            kind,
+        )
+    sharpness = {
+        kind: np.abs(
+            np.diff(np.asarray(Image.open(tmp_path / kind / "per-sample/scene/2.png"), float), axis=1)
+        ).mean()
+        for kind in ("recursive", "bicubic")
+    }
+    assert sharpness["recursive"] > sharpness["bicubic"]
+
+
+def test_run_json_says_what_was_asked_and_done(command, tmp_path):
+    command("inference_coz", "-i", SCENE, "-o", tmp_path, *SMALL, "--prompt", "a cat", "--seed", 7)
+    content = report(tmp_path)
+    assert content["schema"] == 1
+    assert content["status"] == "done"
+    assert content["settings"]["chain"]["seed"] == 7
+    assert content["settings"]["backbone"]["backbone"] == "embedded"
+    (picture,) = content["pictures"]
+    assert (picture["name"], picture["label"], picture["status"], picture["failure"]) == (
+        "scene",
+        "scene.png",
+        "done",
+        None,
+    )
+    assert [step["magnification"] for step in picture["steps"]] == [4, 16]
+    step = picture["steps"][1]
+    assert (step["window"], step["window_of"], step["prompt"], step["extractor"]) == (
+        [24, 24, 16],
+        1,
+        "a cat",
+        "null",
+    )
+    assert step["seed"] == chain_of_zoom.noise_seed(7, "scene.png", 2)
+    assert set(step["seconds"]) == {"prompt", "sr", "save"}
+    assert content["stage_seconds"]["sr.embedded.forward"] > 0
+    assert content["environment"]["versions"]["torch"]
+
+
+def test_the_prompts_of_a_run_can_be_edited_and_used_again(command, tmp_path):
+    command("inference_coz", "-i", SCENE, "-o", tmp_path / "one", *SMALL, "--prompt", "a cat")
+    prompts = tmp_path / "edited.csv"
+    prompts.write_text(
+        (tmp_path / "one" / "prompts.csv")
+        .read_text()
+        .replace("scene.png,2,a cat", 'scene.png,2,"a dog, fur"')
+    )
+    done = command("inference_coz", "-i", SCENE, "-o", tmp_path / "two", *SMALL, "--prompts_file", prompts)
+    assert done.code == 0, done.err
+    texts = [(tmp_path / "two/per-sample/scene/txt" / f"{k}.txt").read_text() for k in (0, 1)]
+    assert texts == ["a cat", "a dog, fur"]
+
+
+def test_a_prompt_for_a_picture_that_is_not_there_is_named(command, tmp_path):
+    (tmp_path / "p.csv").write_text("file,step,prompt\nsceen.png,1,cat\n")
+    done = command(
+        "inference_coz", "-i", SCENE, "-o", tmp_path / "out", *RESIZE, "--prompts_file", tmp_path / "p.csv"
+    )
+    assert "sceen.png, step 1: there is no such picture" in done.err
+
+
+def test_no_save_prompts_writes_no_prompt_files(command, tmp_path):
+    command("inference_coz", "-i", SCENE, "-o", tmp_path, *SMALL, "--no_save_prompts")
+    assert not list(tmp_path.rglob("*.txt"))
+
+
+def test_recursive_folders_keep_their_structure(command, tmp_path, photos):
+    (photos / "deep" / "er").mkdir(parents=True)
+    shutil.copy(SCENE, photos / "deep" / "er")
+    done = command("inference_coz", "-i", photos, "-o", tmp_path / "out", *RESIZE, "--recursive_folders")
+    assert done.code == 0
+    for place in (
+        "per-sample/deep/er/scene/2.png",
+        "per-sample/deep/er/scene/scene.png",
+        "per-scale/scale1/deep/er/scene.png",
+        "recursive/deep/er/scene.png",
+        "recursive/scene.png",
+    ):
+        assert (tmp_path / "out" / place).is_file(), place
+
+
+def test_an_output_folder_inside_the_input_folder_is_not_zoomed_into(command, photos):
+    for _ in range(2):
+        done = command("inference_coz", "-i", photos, "-o", photos / "out", *RESIZE, "--recursive_folders")
+        assert done.out.startswith("2 of 2")
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(command, tmp_path, photos):
+    (photos / "bad.png").touch()
+    done = command("inference_coz", "-i", photos, "-o", tmp_path / "out", "--dry_run")
+    assert done.code == 1, "a picture cannot be read"
+    for words in (
+        "2 to zoom into, 1 that cannot",
+        "bad.png: is empty",
+        "4x 16x 64x 256x",
+        "embedded",
+        "are free",
+    ):
+        assert words in done.out
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--process_size", 500], "--process_size 500: must be a multiple of 16, at least 64; take 496"),
+        (["--process_size", 16], "take 64"),
+        (["--upscale", 9], "--upscale 9: must be from 2 to 8"),
+        (["--seed", -1], "--seed -1"),
+        (["--rec_type", "nearest", "--rec_num", 5], "--rec_num 4 or less"),
+        (["--prompts_file", "nowhere.csv"], "nowhere.csv: no such file"),
+        (["--output_dir", SCENE], "is a file; give a folder"),
+        (["--device", "cuda:7"], "--device cuda:7"),
+        (["--device", "toaster"], "--device toaster"),
+        (["--rec_num", 0], "must be 1 or more"),
+        (["--backbone", "magic"], "invalid choice"),
+    ],
+)
+def test_bad_arguments_are_refused_with_the_way_out_and_exit_code_2(command, tmp_path, arguments, reason):
+    done = command("inference_coz", "-i", SCENE, "-o", tmp_path / "out", *arguments)
+    assert done.code == 2
+    assert reason in done.err
+    assert "Traceback" not in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_dashes_do_for_underscores_in_option_names(command, tmp_path):
+    done = command(
+        "inference_coz",
+        "--input-image",
+        SCENE,
+        "--output-dir",
+        tmp_path,
+        "--rec-type=nearest",
+        "--rec-num=1",
+        "--process-size",
+        64,
+    )
+    assert done.code == 0, done.err
+
+
+def test_the_options_name_every_kind_that_the_chain_knows():
+    assert options.KINDS == chain_of_zoom.KINDS
+
+
+@pytest.mark.parametrize("kind", ["nearest", "bicubic"])
+def test_no_kind_ever_gives_a_black_picture(command, tmp_path, kind):
+    command(
+        "inference_coz",
+        "-i",
+        SCENE,
+        "-o",
+        tmp_path,
+        "--process_size",
+        512,
+        "--rec_num",
+        4,
+        "--rec_type",
+        kind,
+    )
+    with Image.open(tmp_path / "per-sample" / "scene" / "4.png") as state:
+        assert np.asarray(state).max() > 0
+
+
+# one bad picture never stops a folder
+
+
+def test_bad_pictures_are_named_with_their_reasons_and_the_good_ones_finish(command, tmp_path, photos):
+    (photos / "text.png").write_text("no picture")
+    Image.open(SCENE).convert("RGB").resize((600, 400)).save(photos / "cut.jpg")
+    (photos / "cut.jpg").write_bytes((photos / "cut.jpg").read_bytes()[:9000])
+    (photos / "zero.png").touch()
+    (photos / "x.png").mkdir()
+    (photos / "link.png").symlink_to(tmp_path / "nowhere")
+    done = command("inference_coz", "-i", photos, "-o", tmp_path / "out", *SMALL)
+    assert done.code == 1
+    for line in (
+        "failed: text.png: is not a picture",
+        "failed: cut.jpg: cannot be decoded",
+        "failed: zero.png: is empty",
+        "failed: x.png: is a folder",
+        "failed: link.png: is a link to nothing",
+    ):
+        assert line in done.err
+    assert "Traceback" not in done.err
+    assert done.out.startswith("2 of 7 pictures")
+    content = report(tmp_path / "out")
+    assert content["status"] == "failed"
+    assert [entry["status"] for entry in content["pictures"]] == ["failed", "done", "done"]
+    assert {entry["label"] for entry in content["unreadable"]} == {
+        "text.png",
+        "zero.png",
+        "x.png",
+        "link.png",
+    }
+    assert (tmp_path / "out" / "recursive" / "turned.png").is_file()
+
+
+def test_a_picture_that_was_mended_is_zoomed_into_by_the_next_run(command, tmp_path, photos):
+    (photos / "third.png").touch()
+    assert command("inference_coz", "-i", photos, "-o", tmp_path / "out", *RESIZE).code == 1
+    shutil.copy(SCENE, photos / "third.png")
+    done = command("inference_coz", "-i", photos, "-o", tmp_path / "out", *RESIZE)
+    assert (done.code, done.out.splitlines()[0]) == (0, "3 of 3 pictures zoomed to 16x")
+    assert report(tmp_path / "out")["unreadable"] == []
+
+
+# same seed, same pixels
+
+
+def test_pixels_do_not_depend_on_the_order_of_files_or_on_neighbours(command, tmp_path, undisturbed):
+    command("inference_coz", "-i", TURNED, SCENE, "-o", tmp_path / "other order", *SMALL)
+    assert pixels(tmp_path / "other order") == undisturbed
+    command("inference_coz", "-i", TURNED, "-o", tmp_path / "alone", *SMALL)
+    alone = pixels(tmp_path / "alone")
+    assert alone == {place: undisturbed[place] for place in alone}
+
+
+def test_a_batch_of_pictures_differs_by_one_grey_level_at_most(command, tmp_path, photos):
+    Image.open(SCENE).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(photos / "mirrored.png")
+    for size in (1, 3):
+        assert (
+            command(
+                "inference_coz", "-i", photos, "-o", tmp_path / str(size), *SMALL, "--batch_size", size
+            ).code
+            == 0
+        )
+    for file in (tmp_path / "1").rglob("*.png"):
+        with Image.open(file) as one, Image.open(tmp_path / "3" / file.relative_to(tmp_path / "1")) as three:
+            assert np.abs(np.asarray(one, int) - np.asarray(three, int)).max() <= 1, file
+
+
+# resume
+
+
+def test_finished_pictures_are_skipped_and_new_ones_added(command, tmp_path, photos):
+    (photos / "turned.png").unlink()
+    command("inference_coz", "-i", photos, "-o", tmp_path / "out", *RESIZE)
+    state = tmp_path / "out" / "per-sample" / "scene" / "2.png"
+    before = state.stat().st_mtime_ns
+    shutil.copy(TURNED, photos)
+    done = command("inference_coz", "-i", photos, "-o", tmp_path / "out", *RESIZE)
+    assert done.out.startswith("2 of 2")
+    assert state.stat().st_mtime_ns == before
+    assert len(report(tmp_path / "out")["pictures"]) == 2
+
+
+def test_a_picture_that_has_changed_is_done_again(command, tmp_path, photos):
+    command("inference_coz", "-i", photos, "-o", tmp_path / "out", *RESIZE)
+    shutil.copy(TURNED, photos / "scene.png")
+    command("inference_coz", "-i", photos, "-o", tmp_path / "out", *RESIZE)
+    results = pixels(tmp_path / "out")
+    assert results["recursive/scene.png"] == results["recursive/turned.png"]
+
+
+def test_a_folder_of_other_settings_is_refused_and_named(command, tmp_path):
+    command("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE)
+    before = pixels(tmp_path)
+    done = command("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE, "--seed", 43)
+    assert done.code == 2
+    assert "chain.seed was 42, is 43" in done.err
+    assert "--overwrite" in done.err
+    assert pixels(tmp_path) == before
+
+
+def test_overwrite_starts_anew_and_leaves_no_trace_of_the_old_run(command, tmp_path):
+    command("inference_coz", "-i", SCENE, "-o", tmp_path / "out", *RESIZE, "--rec_num", 3)
+    (tmp_path / "out" / "mine.txt").write_text("not ours to remove")
+    assert command("inference_coz", "-i", TURNED, "-o", tmp_path / "out", *RESIZE, "--overwrite").code == 0
+    command("inference_coz", "-i", TURNED, "-o", tmp_path / "fresh", *RESIZE)
+    assert pixels(tmp_path / "out") == {**pixels(tmp_path / "fresh"), "mine.txt": b"not ours to remove"}
+
+
+def test_results_of_another_program_are_not_touched(command, tmp_path):
+    (tmp_path / "per-sample").mkdir()
+    done = command("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE)
+    assert done.code == 2
+    assert "results without a run.json" in done.err
+
+
+def test_a_damaged_run_json_is_named(command, tmp_path):
+    command("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE)
+    (tmp_path / "run.json").write_text("{")
+    done = command("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE)
+    assert done.code == 2
+    assert "run.json: is damaged" in done.err
+    assert command("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE, "--overwrite").code == 0
+
+
+# faults
+
+# Runs the command, but kills it (as a power cut would) in the middle of its N-th write.
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv.pop(1))
+count, write = int(sys.argv.pop(1)), Path.write_bytes
+
+def write_half(self, content):
+    global count
+    count -= 1
+    if count:
+        return write(self, content)
+    write(self, content[: len(content) // 2])
+    os.kill(os.getpid(), getattr(signal, sys.argv[0]))
+
+sys.argv[0] = sys.argv.pop(1)
+Path.write_bytes = write_half
+import inference_coz
+sys.exit(inference_coz.main(sys.argv[1:]))
+"""
+
+
+def killed(number: int, how: str, *arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", KILLED_WHILE_WRITING, str(ROOT), str(number), how, *map(str, arguments)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [2, 5, 8, 17])
+def test_a_run_killed_in_the_middle_of_a_write_resumes_to_the_same_pixels(
+    command, tmp_path, undisturbed, number
+):
+    out = tmp_path / "out"
+    done = killed(number, "SIGKILL", "-i", SCENE.parent, "-o", out, *SMALL)
+    assert done.returncode == -signal.SIGKILL
+    assert list(out.rglob("*.part")), "it was killed while it wrote"
+    assert command("inference_coz", "-i", SCENE.parent, "-o", out, *SMALL).code == 0
+    assert pixels(out) == undisturbed
+    assert not list(out.rglob(".*"))
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM"])
+def test_an_interrupted_run_says_so_and_resumes_to_the_same_pixels(command, tmp_path, undisturbed, how):
+    out = tmp_path / "out"
+    done = killed(9, how, "-i", SCENE.parent, "-o", out, *SMALL)
+    assert done.returncode == 130, done.stderr
+    assert "interrupted" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert report(out)["status"] == "interrupted"
+    assert not list(out.rglob(".*")), "temporary files are removed at once"
+    assert command("inference_coz", "-i", SCENE.parent, "-o", out, *SMALL).code == 0
+    assert pixels(out) == undisturbed
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 96 KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", place], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root on Linux")
+    yield place
+    subprocess.run(["umount", place], check=False)
+
+
+def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_after_room_is_made(
+    command, tmp_path, undisturbed, small_disk
+):
+    done = command("inference_coz", "-i", SCENE.parent, "-o", small_disk / "out", *SMALL)
+    assert done.code == 1
+    assert "the disk is full; make room" in done.err
+    assert "Traceback" not in done.err
+    assert not list(small_disk.rglob("*.part"))
+    subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
+    assert command("inference_coz", "-i", SCENE.parent, "-o", small_disk / "out", *SMALL).code == 0
+    assert pixels(small_disk / "out") == undisturbed
+
+
+def test_a_second_run_into_the_same_folder_is_refused_while_the_first_is_at_work(command, tmp_path):
+    from output_tree import OutputTree
+
+    with OutputTree(tmp_path).lock():
+        done = command("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE)
+    assert done.code == 2
+    assert "another run is writing here" in done.err
