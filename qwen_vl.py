@@ -234,8 +234,8 @@ def one_line(answer: str) -> str:
 def answer_fault(answer: str) -> str:
     """Say why an answer cannot be a prompt; empty where it can.
 
-    An answer is no prompt where it has no letter and no digit in it, or where it ran away: at least
-    three quarters of it, up to its end, are one piece said over and over, each time the same.
+    An answer is no prompt where it has no letter and no digit in it, or where it ran away: its last three
+    quarters or more are one piece said over and over, three times or more.
 
     >>> answer_fault("fur, whiskers, grey cat, grey fur")
     ''
@@ -245,11 +245,11 @@ def answer_fault(answer: str) -> str:
     text = one_line(answer)
     if not any(character.isalnum() for character in text):
         return "empty"
-    for period in range(1, len(text) // 4 + 1):
+    for period in range(1, len(text) // 3 + 1):
         repeated = period
         while repeated < len(text) and text[-1 - repeated] == text[period - 1 - repeated]:
             repeated += 1
-        if repeated >= 0.75 * len(text):
+        if repeated >= max(0.75 * len(text), 3 * period):
             return "only repetition"
     return ""
 

@@ -258,12 +258,11 @@ def test_ram_given_as_dape_is_refused():
 
 @pytest.mark.parametrize(
     "name",
-    ["image_proj.bias", "label_embed", "visual_encoder.layers.1.blocks.0.mlp.fc1.weight", "fc.weight"],
+    ["image_proj.bias", "visual_encoder.layers.1.blocks.0.mlp.fc1.weight", "fc.weight"],
 )
 def test_a_missing_tensor_is_named(name, tmp_path):
     broken = changed(tmp_path, RAM, lambda content: content["model"].pop(name))
-    message = refused(broken, None, TAGS, THRESHOLDS)
-    assert name in message or "not a RAM checkpoint" in message
+    assert f"1 missing: {name}" in refused(broken, None, TAGS, THRESHOLDS)
 
 
 def test_an_unexpected_tensor_such_as_ram_plus_has_is_named(tmp_path):
