@@ -152,6 +152,16 @@ def test_four_questions_at_once_get_the_answers_they_get_alone(penalty, processo
     assert len(set(alone)) == 4
 
 
+def test_padding_adds_no_token_that_a_repetition_penalty_would_see(processor):
+    small, large = ([Image.new("RGB", (side, side))] for side in (56, 112))
+    questions = processor([small, large])
+    assert set(questions["input_ids"][0].tolist()) == set(processor([small])["input_ids"][0].tolist())
+    assert questions["attention_mask"].sum(1).tolist() == [
+        len(processor([r])["input_ids"][0]) for r in (small, large)
+    ]
+    assert questions["attention_mask"][0, 0] == 0
+
+
 @pytest.mark.parametrize("make", [dape_extractor, vlm_extractor])
 def test_prompts_do_not_depend_on_the_batch_size(make):
     scene = picture("input/scene.png").resize((160, 160))
@@ -363,7 +373,7 @@ def full_size():
     from accelerate import init_empty_weights
     from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 
-    config = AutoConfig.from_pretrained(DATA / "qwen2.5-vl-3b")
+    config = AutoConfig.from_pretrained(DATA / "qwen2_5_vl_3b")
     with init_empty_weights():
         return Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
 
