@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from chain_of_zoom import Chain, ChainSettings, PromptExtractor, SRBackbone
     from output_tree import OutputTree
+    from parts import Parts
     from pictures import Failure, Source
     from prompts_file import FixedPrompts
     from run_report import PictureRecord, RunReport
-    from stage_times import StageTimes
 
 log = logging.getLogger("inference_coz")
 
@@ -56,15 +56,19 @@ def set_up_logging(options: "Namespace") -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=level, force=True)
     if options.verbose > 1:
         logging.getLogger().setLevel(logging.DEBUG)
-    else:  # the libraries' own chatter is not about the user's pictures
-        for library in ("PIL", "diffusers", "transformers", "httpx", "urllib3"):
-            logging.getLogger(library).setLevel(logging.ERROR)
+        return
+    # the libraries' own chatter is not about the user's pictures
+    for library in ("PIL", "diffusers", "transformers", "httpx", "urllib3"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    for variable in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"):  # these two set their own level
+        os.environ.setdefault(variable, "error")
 
 
 def run(options: "Namespace") -> int:
     """Check the files, choose the parts, run the chain and report."""
     from chain_of_zoom import Chain, ChainSettings
     from output_tree import OutputTree
+    from parts import Parts, choose_parts
     from pictures import find_pictures
     from prompts_file import read_prompts
     from run_report import RunReport
@@ -79,58 +83,55 @@ def run(options: "Namespace") -> int:
         prompt=options.prompt,
         seed=options.seed,
     )
+    has_prompts = options.prompt_type != "null" or options.prompt or options.prompts_file
+    if has_prompts and (options.backbone == "embedded" or settings.resizes_only):
+        log.warning(
+            "there is no SD3 in this run: prompts are written down where there are any, and steer nothing"
+        )
     settings.window(settings.rec_num)  # InputError where a step would look at less than a pixel
     fixed_prompts = read_prompts(options.prompts_file) if options.prompts_file else {}
     sources, unreadable = find_pictures(
         options.input_image, options.recursive_folders, leave_out=options.output_dir.resolve()
     )
     times = StageTimes()
-    extractor, backbone = (None, None) if settings.resizes_only else choose_parts(options, times)
+    parts = Parts() if settings.resizes_only else choose_parts(options, times)
     tree = OutputTree(options.output_dir)
     if options.dry_run:
-        print_plan(options, settings, sources, unreadable, extractor, backbone)
+        print_plan(options, settings, sources, unreadable, parts)
         return SOME_FAILED if unreadable else ALL_DONE
     tree.prepare()
     with tree.lock(), terminable():
-        described = describe(settings, extractor, backbone, fixed_prompts)
-        report = RunReport(tree, described, environment(backbone), times)
+        report = RunReport(tree, describe(settings, parts, fixed_prompts), environment(parts), times)
         records = take_up(options, tree, report, sources)
-        chain = Chain(settings, tree, report, extractor, backbone, times, fixed_prompts, options.save_prompts)
-        return zoom(options, chain, report, records, unreadable)
+        chain = Chain(
+            settings,
+            tree,
+            report,
+            parts.extractor,
+            parts.backbone,
+            times,
+            fixed_prompts,
+            options.save_prompts,
+        )
+        return zoom(options, chain, parts, records, unreadable)
 
 
-def choose_parts(options: "Namespace", times: "StageTimes") -> tuple["PromptExtractor", "SRBackbone"]:
-    """Build the prompt extractor and the SR backbone that the options ask for."""
-    from esrgan import EmbeddedBackbone
-    from prompt_extractor import NullExtractor
-    from residency import choose_device, choose_dtype
-
-    device = choose_device(options.device)
-    dtype = choose_dtype(options.mixed_precision, device)
-    return NullExtractor(), EmbeddedBackbone(device, dtype, options.batch_size, times)
-
-
-def describe(
-    settings: "ChainSettings",
-    extractor: "PromptExtractor | None",
-    backbone: "SRBackbone | None",
-    fixed_prompts: "FixedPrompts",
-) -> dict[str, Any]:
+def describe(settings: "ChainSettings", parts: "Parts", fixed_prompts: "FixedPrompts") -> dict[str, Any]:
     """Collect what decides the pixels; two runs into one folder must agree in it."""
     import dataclasses
     import hashlib
 
     return {
         "chain": dataclasses.asdict(settings),
-        "extractor": extractor.describe() if extractor else None,
-        "backbone": backbone.describe() if backbone else None,
+        "extractor": parts.extractor.describe() if parts.extractor else None,
+        "backbone": parts.backbone.describe() if parts.backbone else None,
         "prompts_file": hashlib.sha256(repr(sorted(fixed_prompts.items())).encode()).hexdigest()
         if fixed_prompts
         else None,
     }
 
 
-def environment(backbone: "SRBackbone | None") -> dict[str, Any]:
+def environment(parts: "Parts") -> dict[str, Any]:
     """Collect what is good to know about the machine and the installed versions."""
     import importlib.metadata
     import platform
@@ -144,7 +145,9 @@ def environment(backbone: "SRBackbone | None") -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "device": str(getattr(backbone, "device", "cpu")),
+        "devices": {"text": str(parts.plan.text), "vlm": str(parts.plan.vlm), "sr": str(parts.plan.sr)}
+        if parts.plan
+        else {},
         "versions": versions,
     }
 
@@ -210,7 +213,7 @@ def take_up(
 def zoom(
     options: "Namespace",
     chain: "Chain",
-    report: "RunReport",
+    parts: "Parts",
     records: list["PictureRecord"],
     unreadable: Sequence["Failure"],
 ) -> int:
@@ -222,6 +225,7 @@ def zoom(
 
     from prompts_file import prompts_csv
 
+    report = chain.report
     for failure in unreadable:
         log.warning("%s: %s", failure.label, failure.reason)
     report.unreadable = [dataclasses.asdict(failure) for failure in unreadable]
@@ -240,7 +244,8 @@ def zoom(
             ) as bar,
             logging_redirect_tqdm(),
         ):
-            chain.run(records, options.batch_size, bar)
+            # under --efficient_memory the whole folder goes through a scale together: each model moves once
+            chain.run(records, len(records) if options.efficient_memory else options.batch_size, bar)
         failed = [(record.label, record.failure) for record in records if record.status == "failed"]
         failed += [(failure.label, failure.reason) for failure in unreadable]
         how = "failed" if failed else "done"
@@ -249,6 +254,9 @@ def zoom(
         raise
     finally:
         chain.tree.write(prompts_csv(report.pictures.values()), chain.tree.prompts_csv)
+        if parts.residency:
+            for name, count in parts.residency.loads.items():
+                report.components[name] = {"loads": count, "moves": parts.residency.moves[name]}
         report.finish(how)
     done = sum(record.status == "done" for record in records)
     if not options.quiet:
@@ -268,8 +276,7 @@ def print_plan(
     settings: "ChainSettings",
     sources: Sequence["Source"],
     unreadable: Sequence["Failure"],
-    extractor: "PromptExtractor | None",
-    backbone: "SRBackbone | None",
+    parts: "Parts",
 ) -> None:
     """Print what a run would do."""
     import shutil
@@ -286,8 +293,8 @@ def print_plan(
     for failure in unreadable:
         print(f"           {failure.label}: {failure.reason}")
     print(f"steps      {settings.rec_num} ({steps}), {settings.rec_type}, states of {side}x{side}")
-    print(f"prompts    {describe_line(extractor)}")
-    print(f"backbone   {describe_line(backbone)}")
+    print(f"prompts    {describe_line(parts.extractor)}")
+    print(f"backbone   {describe_line(parts.backbone)}")
     print(f"output     {options.output_dir}, about {disk / 1e6:.0f} MB; {free / 1e9:.1f} GB are free")
 
 

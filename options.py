@@ -3,11 +3,14 @@
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from errors import InputError
 
 HERE = Path(__file__).parent
 CKPT = HERE / "ckpt"
+RAM, DAPE = CKPT / "RAM" / "ram_swin_large_14m.pth", CKPT / "DAPE" / "DAPE.pth"
+SR_LORA, SR_VAE = CKPT / "SR_LoRA" / "model_20001.pkl", CKPT / "SR_VAE" / "vae_encoder_20001.pt"
 DEFAULT_VLM = "Qwen/Qwen2.5-VL-3B-Instruct"
 # as chain_of_zoom.KINDS, which is too heavy to import for --help; a test holds them together
 KINDS = ("nearest", "bicubic", "onestep", "recursive", "recursive_multiscale")
@@ -22,6 +25,23 @@ examples:
 exit codes: 0 all done; 1 some pictures failed (named); 2 bad arguments or files, nothing done;
 130 interrupted, the same command goes on
 """
+
+
+# Options that only one part reads, with their defaults: given without that part, they are refused.
+SD3_OPTIONS = {
+    "pretrained_model_name_or_path": None,
+    "lora_path": None,
+    "vae_path": None,
+    "no_sr_lora": False,
+    "lora_rank": None,
+    "vae_encoder_tiled_size": 1024,
+    "vae_decoder_tiled_size": 224,
+    "latent_tiled_size": 96,
+    "latent_tiled_overlap": 32,
+    "enable_xformers_memory_efficient_attention": False,
+}
+VLM_OPTIONS = {"vlm_path": DEFAULT_VLM, "vlm_lora_path": None, "max_new_tokens": 128}
+RAM_OPTIONS = {"ram_path": RAM, "ram_ft_path": DAPE, "ram_tags": None, "ram_thresholds": None}
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -119,12 +139,20 @@ def build_parser() -> argparse.ArgumentParser:
 
     prompts = parser.add_argument_group("prompts")
     add = prompts.add_argument
+    add(
+        "--prompt_type",
+        choices=("auto", "null", "dape", "vlm"),
+        default="auto",
+        help="null: only your own words; dape: tags of the SR input (RAM with DAPE); vlm: what Qwen2.5-VL "
+        "sees in it; auto: vlm where --vlm_path or --vlm_lora_path is given, else dape where RAM's files "
+        "are, else null; null also where nothing is steered (embedded backbone, bicubic, nearest)",
+    )
     add("--prompt", default="", metavar="TEXT", help="your own words, joined to what the extractor says")
     add(
         "--prompts_file",
         type=Path,
         metavar="FILE.csv",
-        help="fixed prompts (file,step,prompt), used whole; a run writes such a file, prompts.csv",
+        help="fixed prompts (file,step,prompt), used whole; a run writes such a file: prompts.csv",
     )
     add(
         "--save_prompts",
@@ -133,14 +161,85 @@ def build_parser() -> argparse.ArgumentParser:
         help="write txt/K.txt beside the states (default)",
     )
     add("--no_save_prompts", dest="save_prompts", action="store_false", help="do not")
+    add("--ram_path", type=Path, metavar="FILE", help=f"RAM's weights (default: {_in_ckpt(RAM)} if there)")
+    add("--ram_ft_path", type=Path, metavar="FILE", help=f"DAPE (default: {_in_ckpt(DAPE)} if there)")
+    add(
+        "--ram_tags",
+        type=Path,
+        metavar="FILE",
+        help="RAM's tag list (default: ram_tag_list.txt beside RAM's weights)",
+    )
+    add(
+        "--ram_thresholds",
+        type=Path,
+        metavar="FILE",
+        help="a threshold a tag (default: ram_tag_list_threshold.txt beside RAM's weights)",
+    )
+    add("--vlm_path", metavar="PATH", help=f"Qwen2.5-VL: folder or hub name (default: {DEFAULT_VLM})")
+    add("--vlm_lora_path", type=Path, metavar="DIR", help="PEFT folder of the tuned prompt extractor")
+    add("--max_new_tokens", type=_at_least(1), metavar="N", help="longest answer of the VLM (default: 128)")
 
     backbone = parser.add_argument_group("the SR backbone")
     add = backbone.add_argument
     add(
         "--backbone",
-        choices=("auto", "embedded"),
+        choices=("auto", "sd3", "embedded"),
         default="auto",
-        help="embedded: real weights from a registry package, runs on any CPU; auto: embedded",
+        help="embedded: real weights from a registry package, runs on any CPU, takes no prompts; sd3: "
+        "Stable Diffusion 3 as a one-step SR network; auto: sd3 where --pretrained_model_name_or_path is "
+        "given, else embedded",
+    )
+    add(
+        "--pretrained_model_name_or_path",
+        metavar="PATH",
+        help="SD3: a folder in diffusers layout, or a hub name such as "
+        "stabilityai/stable-diffusion-3-medium-diffusers",
+    )
+    add("--lora_path", type=Path, metavar="FILE", help=f"SR LoRA (default: {_in_ckpt(SR_LORA)} if there)")
+    add(
+        "--vae_path", type=Path, metavar="FILE", help=f"SR VAE encoder (default: {_in_ckpt(SR_VAE)} if there)"
+    )
+    add("--no_sr_lora", action="store_true", help="use plain SD3, without the SR LoRA and the SR VAE encoder")
+    add(
+        "--lora_rank",
+        type=_at_least(1),
+        metavar="R",
+        help="rank that the SR files must have (default: theirs)",
+    )
+    add(
+        "--merge_and_unload_lora",
+        action="store_true",
+        help="accepted for old scripts: LoRAs are always merged into the weights",
+    )
+    add(
+        "--vae_encoder_tiled_size",
+        type=_at_least(1),
+        metavar="N",
+        help="tile side of the VAE's encoder in pixels, for larger states (default: 1024)",
+    )
+    add(
+        "--vae_decoder_tiled_size",
+        type=_at_least(1),
+        metavar="N",
+        help="tile side of the VAE's decoder in latent pixels, 8 picture pixels each (default: 224)",
+    )
+    add(
+        "--latent_tiled_size",
+        type=_at_least(1),
+        metavar="N",
+        help="tile side of the transformer in latent pixels (default: 96)",
+    )
+    add(
+        "--latent_tiled_overlap",
+        type=_at_least(0),
+        metavar="N",
+        help="latent pixels that neighbouring tiles share (default: 32)",
+    )
+    add(
+        "--enable_xformers_memory_efficient_attention",
+        action="store_true",
+        help="use xformers in SD3's transformer; where it cannot be had, one line says why, and the run "
+        "goes on without",
     )
 
     machine = parser.add_argument_group("the machine")
@@ -157,11 +256,20 @@ def build_parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto: bf16 where the device is fast at it, else fp16 on a GPU, fp32 on the CPU",
     )
+    add(
+        "--efficient_memory",
+        action="store_true",
+        help="for one device of 24 GB: one big model on it at a time, moved once a scale for all pictures",
+    )
     add("--batch_size", type=_at_least(1), default=1, metavar="B", help="pictures a forward pass")
     loudness = machine.add_mutually_exclusive_group()
     loudness.add_argument("-v", "--verbose", action="count", default=0, help="say more; -vv for everything")
     loudness.add_argument("-q", "--quiet", action="store_true", help="say errors only")
     return parser
+
+
+def _in_ckpt(path: Path) -> str:
+    return path.relative_to(HERE).as_posix()
 
 
 def _at_least(least: int) -> Callable[[str], int]:
@@ -183,6 +291,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """
     options = build_parser().parse_args(underscored(arguments))
     check(options)
+    decide(options)
     return options
 
 
@@ -207,3 +316,94 @@ def check(options: argparse.Namespace) -> None:
         raise InputError(f"--output_dir {options.output_dir}: is a file; give a folder")
     if options.prompts_file is not None and not options.prompts_file.is_file():
         raise InputError(f"--prompts_file {options.prompts_file}: no such file")
+
+
+def decide(options: argparse.Namespace) -> None:
+    """Put what ``auto`` and the unset options stand for into their place.
+
+    Raises:
+        InputError: an option is given whose part takes no part, or a file that is needed is not.
+    """
+    resizes_only = options.rec_type in ("nearest", "bicubic")
+    if options.backbone == "auto":
+        options.backbone = "embedded" if options.pretrained_model_name_or_path is None else "sd3"
+    if resizes_only:
+        if options.prompt_type in ("dape", "vlm"):
+            raise InputError(
+                f"--prompt_type {options.prompt_type}: --rec_type {options.rec_type} only resizes, "
+                "and nothing is asked; leave one of the two out"
+            )
+        options.prompt_type = "null"
+    elif options.prompt_type == "auto":
+        options.prompt_type = _auto_prompt_type(options)
+    _refuse_idle(options, SD3_OPTIONS, options.backbone == "sd3", "--backbone sd3")
+    _refuse_idle(options, VLM_OPTIONS, options.prompt_type == "vlm", "--prompt_type vlm")
+    uses_ram = options.prompt_type in ("dape", "vlm")
+    options.ram_given = options.ram_path is not None
+    _refuse_idle(
+        options, RAM_OPTIONS, uses_ram, "--prompt_type dape (or vlm, for answers that are no prompt)"
+    )
+    if options.backbone == "sd3" and not resizes_only:
+        _decide_sd3(options)
+    if uses_ram:
+        _decide_ram(options)
+    if options.vlm_lora_path is not None and not options.vlm_lora_path.is_dir():
+        raise InputError(f"--vlm_lora_path {options.vlm_lora_path}: no such folder")
+
+
+def _auto_prompt_type(options: argparse.Namespace) -> str:
+    if options.backbone == "embedded":  # it takes no prompts
+        return "null"
+    if options.vlm_path is not None or options.vlm_lora_path is not None:
+        return "vlm"
+    return "dape" if options.ram_path is not None or RAM.is_file() else "null"
+
+
+def _refuse_idle(options: argparse.Namespace, defaults: dict[str, Any], in_use: bool, wanted: str) -> None:
+    """Refuse options that nothing would read; where they are read, fill in their defaults."""
+    for name, default in defaults.items():
+        given = getattr(options, name)
+        if not in_use and given not in (None, False):
+            raise InputError(f"--{name} goes with {wanted} only")
+        is_missing_file = isinstance(default, Path) and not default.is_file()
+        if given is None and not is_missing_file:
+            setattr(options, name, default)
+
+
+def _decide_sd3(options: argparse.Namespace) -> None:
+    if options.pretrained_model_name_or_path is None:
+        raise InputError(
+            "--backbone sd3 wants --pretrained_model_name_or_path: a folder in diffusers layout, or "
+            "stabilityai/stable-diffusion-3-medium-diffusers"
+        )
+    if options.no_sr_lora:
+        if options.lora_path is not None or options.vae_path is not None:
+            raise InputError("--no_sr_lora and --lora_path or --vae_path contradict each other; give one")
+        return
+    for name, default in (("lora_path", SR_LORA), ("vae_path", SR_VAE)):
+        path = getattr(options, name)
+        if path is None:
+            if not default.is_file():
+                raise InputError(
+                    f"--{name} is not given, and {default} is not there: ckpt/README.md says where to get "
+                    "it; --no_sr_lora if plain SD3 is meant"
+                )
+            setattr(options, name, default)
+        elif not path.is_file():
+            raise InputError(f"--{name} {path}: no such file")
+
+
+def _decide_ram(options: argparse.Namespace) -> None:
+    if options.prompt_type == "dape" and options.ram_path is None:
+        raise InputError(
+            f"--prompt_type dape wants RAM: --ram_path is not given, and {RAM} is not there: "
+            "ckpt/README.md says where to get it"
+        )
+    for name in ("ram_path", "ram_ft_path"):
+        path = getattr(options, name)
+        if path is not None and not path.is_file():
+            raise InputError(f"--{name} {path}: no such file")
+    if options.ram_path is not None:
+        beside = options.ram_path.parent
+        options.ram_tags = options.ram_tags or beside / "ram_tag_list.txt"
+        options.ram_thresholds = options.ram_thresholds or beside / "ram_tag_list_threshold.txt"

@@ -1,0 +1,165 @@
+"""Which prompt extractor and which SR backbone the options ask for, with their files checked first.
+
+Nothing heavy is imported before every file is known to be there and of the right kind, and nothing heavy is
+loaded at all: the parts load their models when the chain first uses them.
+"""
+
+import logging
+from argparse import Namespace
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from errors import InputError
+from stage_times import StageTimes
+
+if TYPE_CHECKING:
+    from chain_of_zoom import PromptExtractor, SRBackbone
+    from prompt_extractor import DapeExtractor
+    from residency import DevicePlan, Residency
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Parts:
+    """What the chain works with.
+
+    Attributes:
+        extractor, backbone: None where the chain only resizes.
+        residency: where their models are; None where the chain only resizes.
+        plan: the devices; None where the chain only resizes.
+    """
+
+    extractor: "PromptExtractor | None" = None
+    backbone: "SRBackbone | None" = None
+    residency: "Residency | None" = None
+    plan: "DevicePlan | None" = None
+
+
+def choose_parts(options: Namespace, times: StageTimes) -> Parts:
+    """Check the files, then build the prompt extractor and the SR backbone.
+
+    Args:
+        options: as `options.parse` returns them: ``backbone`` and ``prompt_type`` are decided there.
+        times: shared by all parts.
+
+    Raises:
+        InputError: a file is missing or wrong, or the device is not there.
+    """
+    check_files(options)
+    from residency import Residency, plan_devices
+
+    plan = plan_devices(options.device, options.efficient_memory)
+    residency = Residency(options.efficient_memory, times)
+    extractor = _choose_extractor(options, plan, residency, times)
+    backbone = _choose_backbone(options, plan, residency, times)
+    return Parts(extractor, backbone, residency, plan)
+
+
+def check_files(options: Namespace) -> None:
+    """Check the files of every part without importing anything heavy.
+
+    Raises:
+        InputError: the first file that is missing or wrong.
+    """
+    if options.backbone == "sd3":
+        from sd3_checkpoint import check_sd3
+
+        check_sd3(
+            options.pretrained_model_name_or_path, options.lora_path, options.vae_path, options.lora_rank
+        )
+    if options.prompt_type == "dape":
+        _check_ram(options)
+    if options.prompt_type == "vlm":
+        from qwen_vl import check_vlm_folder
+
+        check_vlm_folder(options.vlm_path, options.vlm_lora_path)
+
+
+def _check_ram(options: Namespace) -> None:
+    from ram.files import check_ram_files
+
+    check_ram_files(options.ram_path, options.ram_ft_path, options.ram_tags, options.ram_thresholds)
+
+
+def _choose_extractor(
+    options: Namespace, plan: "DevicePlan", residency: "Residency", times: StageTimes
+) -> "PromptExtractor":
+    from prompt_extractor import NullExtractor, VlmExtractor
+    from residency import choose_dtype
+
+    if options.prompt_type == "null":
+        return NullExtractor()
+    if options.prompt_type == "dape":
+        return _dape(options, plan, residency, times)
+    fallback = None
+    if options.ram_path is not None:
+        try:
+            _check_ram(options)
+            fallback = _dape(options, plan, residency, times)
+        except InputError as error:
+            if options.ram_given:
+                raise
+            log.warning("an answer of the VLM that is no prompt will be left empty, without RAM: %s", error)
+    return VlmExtractor(
+        options.vlm_path,
+        options.vlm_lora_path,
+        residency,
+        plan.vlm,
+        choose_dtype(options.mixed_precision, plan.vlm),
+        options.max_new_tokens,
+        options.batch_size,
+        times,
+        fallback,
+    )
+
+
+def _dape(
+    options: Namespace, plan: "DevicePlan", residency: "Residency", times: StageTimes
+) -> "DapeExtractor":
+    from prompt_extractor import DapeExtractor
+    from residency import choose_dtype
+
+    return DapeExtractor(
+        options.ram_path,
+        options.ram_ft_path,
+        options.ram_tags,
+        options.ram_thresholds,
+        residency,
+        plan.vlm,
+        choose_dtype(options.mixed_precision, plan.vlm),
+        options.batch_size,
+        times,
+    )
+
+
+def _choose_backbone(
+    options: Namespace, plan: "DevicePlan", residency: "Residency", times: StageTimes
+) -> "SRBackbone":
+    if options.backbone == "embedded":
+        from esrgan import EmbeddedBackbone
+        from residency import choose_dtype
+
+        dtype = choose_dtype(options.mixed_precision, plan.sr)
+        return EmbeddedBackbone(plan.sr, dtype, options.batch_size, times)
+    from osediff_sd3 import OSEDiffSD3, Tiles
+
+    tiles = Tiles(
+        vae_encoder=options.vae_encoder_tiled_size,
+        vae_decoder=options.vae_decoder_tiled_size,
+        latent=options.latent_tiled_size,
+        latent_overlap=options.latent_tiled_overlap,
+    )
+    return OSEDiffSD3(
+        options.pretrained_model_name_or_path,
+        options.lora_path,
+        options.vae_path,
+        plan=plan,
+        residency=residency,
+        times=times,
+        mixed_precision=options.mixed_precision,
+        batch_size=options.batch_size,
+        tiles=tiles,
+        lora_rank=options.lora_rank,
+        xformers=options.enable_xformers_memory_efficient_attention,
+    )
