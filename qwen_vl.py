@@ -136,8 +136,10 @@ def load_vlm(files: VlmFiles, device: "torch.device", dtype: "torch.dtype") -> "
         eos_token_id=stored.get("eos_token_id", tokenizer.eos_token_id),
         pad_token_id=stored.get("pad_token_id", tokenizer.pad_token_id),
     )
+    for parameter in model.parameters():  # not the buffers: rotary frequencies stay float32
+        parameter.data = parameter.data.to(dtype)
     assert isinstance(model, torch.nn.Module)
-    return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return model.to(device).eval().requires_grad_(False)
 
 
 class QwenProcessor:

@@ -354,6 +354,14 @@ def test_the_adapter_is_added_in_fp32_before_the_weights_are_cast(tuned):
         assert torch.equal(halved[name], tensor.bfloat16()), name
 
 
+@pytest.mark.parametrize("adapter", [None, ADAPTER])
+def test_rotary_frequencies_stay_fp32_whatever_the_weights_are_cast_to(adapter, plain):
+    halved = load_vlm(check_vlm_folder(QWEN, adapter), CPU, torch.bfloat16)
+    buffers = dict(plain.named_buffers())
+    assert buffers
+    assert all(torch.equal(tensor, buffers[name]) for name, tensor in halved.named_buffers())
+
+
 def test_an_adapter_of_todays_module_tree_merges_to_the_same(adapter_copy, tuned):
     path = adapter_copy / "adapter_model.safetensors"
     renamed = {
