@@ -27,7 +27,7 @@ from PIL import Image
 from errors import InputError, PictureError
 from residency import DevicePlan, Residency, choose_dtype
 from sd3_checkpoint import FOLDERS, SD3Checkpoint, check_sd3
-from sd3_parts import Loader, Part, check_part, load_part
+from sd3_parts import Loader, Part, check_part, load_part, part_size
 from stage_times import StageTimes
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,8 @@ CLIP_TOKENS = 77
 T5_TOKENS = 512
 PROMPTS_KEPT = 32  # text embeddings kept from one call to the next, about 5 MB each in half precision
 TEXT_PARTS = ("text_enc_1", "text_enc_2", "text_enc_3")
+
+STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -160,24 +162,30 @@ class OSEDiffSD3:
                 residency.add(part, self.stand_ins[part], device)
                 continue
             files = self.checkpoint.parts[folder]
-            check_part(part, self.checkpoint.folder / folder, files.config, files.tensors)
-            residency.add(part, self._loader(part), device)
+            network = check_part(part, self.checkpoint.folder / folder, files.config, files.tensors)
+            stored = (
+                STORED[next(iter(files.tensors.values())).dtype] if self._by_block(part, device) else None
+            )
+            residency.add(part, self._loader(part), device, part_size(network, self.dtypes[part], stored))
+
+    def _by_block(self, part: str, device: torch.device) -> bool:
+        """Whether a part's weights stay as the file has them, to be cast a block at a time.
+
+        Without an accelerator, the two largest would not fit a laptop's memory in fp32 (28 GB).
+        """
+        large = part in ("text_enc_3", "transformer") and self.dtypes[part] == torch.float32
+        return large and self.residency.efficient_memory and device.type == "cpu"
 
     def _loader(self, part: str) -> Loader:
         def load(device: torch.device) -> Part:
             dtype = self.dtypes[part]
-            # Without an accelerator, the two largest would not fit a laptop's memory in fp32 (27 GB).
-            large = part in ("text_enc_3", "transformer")
-            by_block = (
-                self.residency.efficient_memory and device.type == "cpu" and large and dtype == torch.float32
-            )
-            loaded = load_part(part, self.checkpoint, device, dtype, by_block)
+            loaded = load_part(part, self.checkpoint, device, dtype, self._by_block(part, device))
             if part == "transformer" and self.xformers:
                 _use_xformers(loaded.model)
             if part == "vae_encoder":
-                _tile(loaded.model, self.tiles.vae_encoder // self._pixels, self._pixels)
+                tile_vae(loaded.model, self.tiles.vae_encoder // self._pixels, self._pixels)
             if part == "vae_decoder":
-                _tile(loaded.model, self.tiles.vae_decoder, self._pixels)
+                tile_vae(loaded.model, self.tiles.vae_decoder, self._pixels)
             return loaded
 
         return load
@@ -519,7 +527,7 @@ def _gaussian(length: int) -> torch.Tensor:
     return torch.exp(-(position**2) / (2 * 0.01))
 
 
-def _tile(vae: Any, latent_size: int, pixels: int) -> None:
+def tile_vae(vae: Any, latent_size: int, pixels: int) -> None:
     """Switch on diffusers' own tiling for pictures larger than ``latent_size`` latent pixels."""
     vae.enable_tiling()
     vae.tile_latent_min_size, vae.tile_sample_min_size = latent_size, latent_size * pixels

@@ -22,7 +22,7 @@ Because the chain works scale by scale over a whole group of pictures, a turn co
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HOST_RESERVE = 4 * 2**30  # bytes of CPU memory that parked models leave to everything else
+# What forward passes take beside the weights. A picture: the VAE decoder, the largest, takes 1.0 GiB for
+# 512x512 in fp32 (measured on a CPU). Fixed: CUDA's own context and libraries.
+PICTURE_WORKING = 2**30
+FIXED_WORKING = 2**29
 
 
 def choose_device(name: str) -> "torch.device":
@@ -133,10 +137,104 @@ def plan_devices(name: str, efficient_memory: bool = False) -> DevicePlan:
     return DevicePlan(text=first, vlm=first, sr=second, efficient_memory=efficient_memory)
 
 
+@dataclass(frozen=True)
+class Size:
+    """How large a component is.
+
+    Attributes:
+        parameters: number of weights.
+        bytes: that they take where the component computes.
+    """
+
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One line of the plan that ``--dry_run`` prints.
+
+    Attributes:
+        component: its name.
+        size: None where nobody knows it before loading.
+        device: where it computes.
+        moves: when it comes and goes, in words.
+    """
+
+    component: str
+    size: Size | None
+    device: str
+    moves: str
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Where everything is, and what that takes.
+
+    Attributes:
+        rows: one for each component.
+        peaks: estimated bytes by device: the weights that are there together, and working memory.
+        waiting: bytes of CPU memory that components take while they wait, where there is room.
+    """
+
+    rows: list[PlanRow]
+    peaks: dict[str, int]
+    waiting: int
+
+    def __str__(self) -> str:
+        """Return the plan as lines of text, sizes in GB (10^9 bytes)."""
+        lines = [
+            f"{row.component:<12} {row.size.parameters / 1e6:>8,.0f} M  {row.size.bytes / 1e9:>6.2f} GB"
+            f"  {row.device:<7} {row.moves}"
+            if row.size
+            else f"{row.component:<12} {'':>8}    {'?':>6}     {row.device:<7} {row.moves}"
+            for row in self.rows
+        ]
+        lines += [f"peak of {device}: about {peak / 1e9:.1f} GB" for device, peak in self.peaks.items()]
+        if self.waiting:
+            lines.append(f"waiting in CPU memory, where there is room: up to {self.waiting / 1e9:.1f} GB")
+        return "\n".join(lines)
+
+
+def plan_memory(
+    components: Mapping[str, tuple[Size | None, str]],
+    efficient_memory: bool,
+    batch_size: int = 1,
+    side: int = 512,
+) -> MemoryPlan:
+    """Compute what a run takes on each device.
+
+    Args:
+        components: size and device of each by name.
+        efficient_memory: one component at a time on each device.
+        batch_size: pictures a forward pass.
+        side: of the pictures, in pixels.
+    """
+    rows = []
+    for name, (size, device) in components.items():
+        if not efficient_memory:
+            moves = "loaded at first use, stays"
+        elif device.startswith("cuda"):
+            moves = "on the device once a scale, else in CPU memory or on disk"
+        else:
+            moves = "read once a scale, dropped after"
+        rows.append(PlanRow(name, size, device, moves))
+    working = FIXED_WORKING + int(PICTURE_WORKING * batch_size * (side / 512) ** 2)
+    combine = max if efficient_memory else sum
+    peaks = {
+        device: combine(row.size.bytes for row in rows if row.device == device and row.size) + working
+        for device in dict.fromkeys(row.device for row in rows if row.size)
+    }
+    parked = [row.size.bytes for row in rows if row.size and row.device.startswith("cuda")]
+    waiting = sum(parked) - min(parked) if efficient_memory and parked else 0
+    return MemoryPlan(rows, peaks, waiting)
+
+
 @dataclass
 class _Component:
     load: Callable[["torch.device"], Any]
     device: "torch.device"
+    size: Size | None = None
     module: Any = None
     on_device: bool = False
     users: int = 0
@@ -163,7 +261,13 @@ class Residency:
         self.moves: Counter[str] = Counter()
         self._components: dict[str, _Component] = {}
 
-    def add(self, name: str, load: Callable[["torch.device"], Any], device: "torch.device") -> None:
+    def add(
+        self,
+        name: str,
+        load: Callable[["torch.device"], Any],
+        device: "torch.device",
+        size: Size | None = None,
+    ) -> None:
         """Register a component; nothing is read yet.
 
         Args:
@@ -172,10 +276,11 @@ class Residency:
                 its final dtype. Called again where the module had to be dropped. What is no `nn.Module` (an
                 ONNX session) is never moved, only dropped.
             device: where the component computes.
+            size: for the plan.
         """
         if name in self._components:
             raise ValueError(f"component {name} was added twice")
-        self._components[name] = _Component(load, device)
+        self._components[name] = _Component(load, device, size)
 
     @contextmanager
     def use(self, name: str) -> Iterator[Any]:
@@ -186,14 +291,27 @@ class Residency:
         """
         component = self._components[name]
         if not component.on_device:
+            import torch
+
             if self.efficient_memory:
                 self._make_room(name)
-            self._place(name, component)
+            try:
+                self._place(name, component)
+            except torch.OutOfMemoryError:
+                way_out = "--device cpu or --quantize" if self.efficient_memory else "--efficient_memory"
+                raise InputError(f"{name} does not fit on {component.device}: try {way_out}") from None
         component.users += 1
         try:
             yield component.module
         finally:
             component.users -= 1
+
+    def plan(self, batch_size: int = 1, side: int = 512) -> MemoryPlan:
+        """Return the plan of this run, without loading anything; arguments as for `plan_memory`."""
+        components = {
+            name: (component.size, str(component.device)) for name, component in self._components.items()
+        }
+        return plan_memory(components, self.efficient_memory, batch_size, side)
 
     def release(self) -> None:
         """Drop every component; those used again are read again."""

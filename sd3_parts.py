@@ -34,7 +34,7 @@ from checkpoint_files import TensorInfo
 from errors import InputError
 from lora.sr_lora import merge_sr_lora
 from lora.vae_encoder import merged_vae_encoder
-from residency import upcast_by_block
+from residency import Size, upcast_by_block
 from sd3_checkpoint import FOLDERS, SD3Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ PARTS: dict[str, type[Part]] = {
 }
 
 
-def build_on_meta(part: str, config: dict[str, Any]) -> torch.nn.Module:
+def build_on_meta(part: str, config: dict[str, Any]) -> Any:
     """Build a part's network without weights: every parameter on the meta device, nothing initialised.
 
     Args:
@@ -174,7 +174,7 @@ def build_on_meta(part: str, config: dict[str, Any]) -> torch.nn.Module:
     return vae
 
 
-def check_part(part: str, folder: Path, config: dict[str, Any], tensors: dict[str, TensorInfo]) -> None:
+def check_part(part: str, folder: Path, config: dict[str, Any], tensors: dict[str, TensorInfo]) -> Any:
     """Check that the files' tensors are exactly those of the network that their config.json describes.
 
     Args:
@@ -183,13 +183,15 @@ def check_part(part: str, folder: Path, config: dict[str, Any], tensors: dict[st
         config: the folder's config.json.
         tensors: names and shapes in the folder's weights files.
 
+    Returns:
+        The network on the meta device.
+
     Raises:
         InputError: names what is missing, unexpected or of another shape.
     """
     tied, other_half = TIED.get(part, set()), _other_half(part)
-    expected = {
-        name: tuple(tensor.shape) for name, tensor in build_on_meta(part, config).state_dict().items()
-    }
+    model = build_on_meta(part, config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: info.shape for name, info in tensors.items() if not name.startswith(other_half)}
     missing = expected.keys() - found.keys() - (tied if tied & found.keys() else set())
     problems = [f"{name} is missing" for name in sorted(missing)]
@@ -202,6 +204,27 @@ def check_part(part: str, folder: Path, config: dict[str, Any], tensors: dict[st
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise InputError(f"{folder}: weights do not fit config.json: {'; '.join(problems[:3])}{more}")
+    return model
+
+
+def part_size(model: torch.nn.Module, dtype: torch.dtype, stored: torch.dtype | None = None) -> Size:
+    """Compute what a network will take, from its meta tensors.
+
+    Args:
+        model: from `build_on_meta`.
+        dtype: that it will compute in.
+        stored: dtype of its file, where the weights stay in it and one block at a time is cast.
+    """
+    tensors = model.state_dict()
+    for name in TIED["text_enc_3"] & tensors.keys() - {"shared.weight"}:
+        del tensors[name]  # the same memory
+    keep_fp32 = _kept_in_fp32(model, dtype)
+    width = (stored or dtype).itemsize
+    total = sum(tensor.numel() * (4 if keep_fp32(name) else width) for name, tensor in tensors.items())
+    if stored is not None:
+        lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+        total += max(sum(p.numel() for p in block.parameters()) for block in lists[0]) * dtype.itemsize
+    return Size(sum(parameter.numel() for parameter in model.parameters()), total)
 
 
 def load_part(
@@ -224,15 +247,11 @@ def load_part(
     """
     files = checkpoint.parts[FOLDERS[part]]
     folder = checkpoint.folder / FOLDERS[part]
-    check_part(part, folder, files.config, files.tensors)
-    model = build_on_meta(part, files.config)
-    keep_fp32 = getattr(model, "_keep_in_fp32_modules", None) or () if dtype == torch.float16 else ()
+    model = check_part(part, folder, files.config, files.tensors)
+    keep_fp32 = _kept_in_fp32(model, dtype)
 
     def cast(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        if by_block:
-            return tensor
-        # T5's wo layers leave fp16's range
-        return tensor.to(torch.float32 if any(f".{kept}." in name for kept in keep_fp32) else dtype)
+        return tensor if by_block else tensor.to(torch.float32 if keep_fp32(name) else dtype)
 
     if part == "vae_encoder" and checkpoint.vae_path is not None:
         state = {
@@ -253,6 +272,12 @@ def load_part(
     if by_block:
         upcast_by_block(model, dtype)
     return PARTS[part](model, dtype)
+
+
+def _kept_in_fp32(model: torch.nn.Module, dtype: torch.dtype) -> Callable[[str], bool]:
+    """Tell which weights stay in fp32 under fp16, whose range they would leave: T5's wo, say transformers."""
+    names = getattr(model, "_keep_in_fp32_modules", None) or () if dtype == torch.float16 else ()
+    return lambda name: any(f".{kept}." in name for kept in names)
 
 
 def _read(files: Iterable[Path], names: set[str], device: torch.device) -> Iterable[tuple[str, torch.Tensor]]:
