@@ -151,7 +151,7 @@ class OSEDiffSD3:
         self._scaling_factor, self._shift_factor = vae["scaling_factor"], vae["shift_factor"]
         self._pixels = 2 ** (len(vae["block_out_channels"]) - 1)  # picture pixels a latent pixel, 8
         self._side_step = self._pixels * self.checkpoint.parts["transformer"].config["patch_size"]
-        self._timestep = _one_step(self.checkpoint.folder)
+        self._timestep = one_step(self.checkpoint.folder)
         self._tokenizers: dict[str, Any] = {}
         self._embeddings: OrderedDict[tuple[str, bool], Embedding] = OrderedDict()
         self._sizes: dict[str, int] = {}  # batch size of each stage, once CUDA ran out of memory
@@ -342,7 +342,7 @@ class OSEDiffSD3:
             for prompt, encoded in zip(missing, zip(*by_part, strict=True), strict=True):
                 tensors = [one for one in encoded if not isinstance(one, PictureError)]
                 if len(tensors) == len(TEXT_PARTS):
-                    results[prompt] = self._embeddings[prompt, exact] = _join_embeddings(*tensors)
+                    results[prompt] = self._embeddings[prompt, exact] = join_embeddings(*tensors)
                 else:
                     results[prompt] = next(one for one in encoded if isinstance(one, PictureError))
             while len(self._embeddings) > PROMPTS_KEPT:
@@ -459,7 +459,7 @@ def load_tokenizer(folder: Path, part: str) -> Any:
         raise InputError(f"{path}: not a {kind.__name__} ({str(error).splitlines()[0]})") from None
 
 
-def _one_step(folder: Path) -> torch.Tensor:
+def one_step(folder: Path) -> torch.Tensor:
     """Return the timestep of a one-step schedule, (1,): 1000 for SD3, where sigma goes from 1 to 0."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
@@ -495,7 +495,7 @@ def _sample(moments: torch.Tensor, seed: int) -> torch.Tensor:
     return mean + torch.exp(0.5 * log_variance.clamp(-30, 20)) * noise  # diffusers' bounds
 
 
-def _join_embeddings(
+def join_embeddings(
     clip_l: tuple[torch.Tensor, ...], clip_g: tuple[torch.Tensor, ...], t5: tuple[torch.Tensor, ...]
 ) -> Embedding:
     """Lay the CLIPs' hidden states side by side, pad them to T5's width, and put T5's tokens below."""

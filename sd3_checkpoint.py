@@ -248,7 +248,7 @@ def _check_part(folder: Path, weights: bool) -> PartFiles:
     config = _read_json(folder / "config.json")
     if not weights:
         return PartFiles(config, (), {})
-    files, index = _weights_files(folder)
+    files, index = weights_files(folder)
     tensors: dict[str, TensorInfo] = {}
     for file in files:
         tensors |= safetensors_info(file)
@@ -260,7 +260,7 @@ def _check_part(folder: Path, weights: bool) -> PartFiles:
     return PartFiles(config, files, tensors)
 
 
-def _weights_files(folder: Path) -> tuple[tuple[Path, ...], Collection[str]]:
+def weights_files(folder: Path) -> tuple[tuple[Path, ...], Collection[str]]:
     """Return a part's weights files, and the names that its index promises where it is sharded."""
     for stem, variant in _variants():
         single = folder / f"{stem}{variant}.safetensors"
