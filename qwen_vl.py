@@ -38,7 +38,7 @@ class VlmFiles:
     """A checked Qwen2.5-VL folder, with the adapter that goes with it.
 
     Attributes:
-        name: the folder's or hub's name, as it was given.
+        name: the hub name, or the last part of a folder's path.
         folder: where the files are.
         revision: the hub's commit; None for a folder of one's own.
         bytes: size of the weights in their files.
@@ -79,7 +79,8 @@ def check_vlm_folder(vlm_path: str | Path, vlm_lora_path: Path | None, download:
     if vlm_lora_path is not None:
         adapter = check_vlm_adapter(vlm_lora_path, linear_layers(tensors))
     total = sum(shard.stat().st_size for shard in shards)
-    return VlmFiles(str(vlm_path), folder, revision, total, adapter)
+    name = str(vlm_path) if revision else folder.resolve().name
+    return VlmFiles(name, folder, revision, total, adapter)
 
 
 def linear_layers(tensors: dict[str, TensorInfo]) -> dict[str, tuple[int, ...]]:

@@ -291,13 +291,14 @@ def test_under_efficient_memory_vlm_and_tagger_take_turns():
 # what a run records
 
 
-def test_extractors_describe_themselves_in_json_and_do_not_depend_on_where_their_files_lie(tmp_path):
+def test_extractors_describe_themselves_in_json_wherever_their_files_lie(tmp_path, qwen_copy):
     first = vlm_extractor(fallback=dape_extractor()).describe()
     assert json.loads(json.dumps(first)) == first
     moved = [shutil.copy(path, tmp_path) for path in RAM_FILES]
     times = StageTimes()
     again = DapeExtractor(*map(type(PARITY), moved), Residency(), CPU, torch.float32, 1, times)
     assert again.describe() == first["fallback"]
+    assert vlm_extractor(folder=qwen_copy).describe() == vlm_extractor().describe()
 
 
 def test_another_adapter_is_another_extractor(adapter_copy):
