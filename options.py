@@ -44,7 +44,7 @@ VLM_OPTIONS = {"vlm_path": DEFAULT_VLM, "vlm_lora_path": None, "max_new_tokens":
 RAM_OPTIONS = {"ram_path": RAM, "ram_ft_path": DAPE, "ram_tags": None, "ram_thresholds": None}
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Show every default, and keep the examples' line breaks."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="inference_coz.py",
         description="Zoom into pictures, 4x a step, with detail made by a super-resolution network.",
         epilog=EXAMPLES,
-        formatter_class=_Help,
+        formatter_class=Help,
         allow_abbrev=False,
     )
     files = parser.add_argument_group("pictures and results")
