@@ -22,11 +22,16 @@ from torch import Tensor, nn
 
 from errors import InputError, PictureError
 from stage_times import StageTimes
+from winograd import WinogradBody
 
 logger = logging.getLogger(__name__)
 
 SCALE = 4
 TILE = 256  # larger inputs are enlarged in tiles of this side: 256 needs 1.3 GB, 512 would need 3.5 GB
+STRIP = 32  # input rows that are upsampled at a time
+HALO = (
+    2  # input rows beyond a strip that its pixels depend on: 7 rows of the output, through four 3x3 kernels
+)
 OVERLAP = 32  # input pixels shared by neighbouring tiles, half of it thrown away on either side
 
 
@@ -168,10 +173,21 @@ class RRDBNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
         x = x + self.trunk(self.body(x))
+        # From here on features are 4 and 16 times as large as the input: strip by strip they need
+        # little memory. With its halo, a strip holds all that its pixels depend on.
+        height = x.shape[2]
+        strips = []
+        for top in range(0, height, STRIP):
+            start = max(top - HALO, 0)
+            strip = self.upsample(x[:, :, start : top + STRIP + HALO])
+            strips.append(strip[:, :, SCALE * (top - start) :][:, :, : SCALE * STRIP])
+        return torch.cat(strips, dim=2)
+
+    def upsample(self, x: Tensor) -> Tensor:
+        """Turn features (B, features, H, W) into pixels (B, 3, 4H, 4W)."""
         for up in (self.up1, self.up2):
-            x = F.leaky_relu(up(F.interpolate(x, scale_factor=2, mode="nearest")), 0.2)
-        x = F.leaky_relu(self.hr(x), 0.2)
-        return self.last(x)
+            x = F.leaky_relu_(up(F.interpolate(x, scale_factor=2, mode="nearest")), 0.2)
+        return self.last(F.leaky_relu_(self.hr(x), 0.2))
 
     def convolutions(self) -> dict[str, nn.Conv2d]:
         """All convolutions by name, in the order in which they run and in which files hold them."""
@@ -188,6 +204,8 @@ def load_network(weights: Weights, device: torch.device, dtype: torch.dtype) -> 
         network = RRDBNet()
     state = read_ncnn(read_file(weights), network.convolutions(), weights.file)
     network.load_state_dict(state, strict=True, assign=True)
+    if device.type == "cpu" and dtype == torch.float32:
+        network.body = WinogradBody(network.body)
     network = network.to(device, dtype).eval().requires_grad_(False)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
