@@ -1,0 +1,191 @@
+"""Command: turn SD3's parts into int8 ONNX models that ``inference_coz.py --quantize`` runs.
+
+The text encoders by default; ``--model_component all`` for transformer and VAE too. Every part is measured
+against PyTorch on data it was not calibrated with; `quantize_part` says how.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from errors import InputError
+from options import CKPT, Help, underscored
+
+if TYPE_CHECKING:
+    from quantize_part import Result
+
+DONE, BAR_MISSED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+COMPONENTS = ("text_enc_1", "text_enc_2", "text_enc_3", "transformer", "vae_encoder", "vae_decoder")
+HUB_NAME = "stabilityai/stable-diffusion-3-medium-diffusers"
+
+EPILOG = """
+examples:
+  quantize_model.py --model_component all
+  quantize_model.py --model_component text_enc_3 --pretrained_model_name_or_path models/sd3
+  inference_coz.py -i photo.jpg --quantize ...         runs them
+
+writes DIR/COMPONENT/COMPONENT_quantized/: model.onnx, model.onnx.data, quantization.json
+
+exit codes: 0 all parts made, near enough to PyTorch; 1 a part missed the bar, although its layers were stored
+as exactly as needed (it is written, quantization.json says how near it comes); 2 bad arguments or files,
+nothing done; 130 interrupted
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe every option of the command."""
+
+    parser = argparse.ArgumentParser(
+        prog="quantize_model.py",
+        description="Turn SD3's parts into int8 ONNX models: a quarter of the size, faster on a CPU.",
+        epilog=EPILOG,
+        formatter_class=Help,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "--model_component",
+        choices=(*COMPONENTS, "all"),
+        default="text_enc_1",
+        help="the part to quantize: CLIP-L, CLIP-G, T5-XXL, transformer, either half of the VAE",
+    )
+    add(
+        "--pretrained_model_name_or_path",
+        default=HUB_NAME,
+        metavar="MODEL",
+        help="SD3: a folder in diffusers layout or a hub name",
+    )
+    add("--output_dir", type=Path, default=CKPT / "quantized", metavar="DIR", help="where the parts go")
+    add(
+        "--num_calibration_samples",
+        type=int,
+        default=10,
+        metavar="N",
+        help="prompts (for the text encoders) or pictures (for the others) to calibrate with",
+    )
+    add(
+        "--calibration_data",
+        type=Path,
+        metavar="PATH",
+        help="a text file of prompts, a folder of pictures, or a finished run's output folder"
+        " (its prompts and SR inputs); default: built-in prompts, and the pictures in samples/",
+    )
+    add(
+        "--device_for_quant_script",
+        default="cpu",
+        metavar="DEVICE",
+        help="where PyTorch's parts run: cpu, cuda, cuda:N, mps",
+    )
+    add(
+        "--lora_path",
+        type=Path,
+        metavar="FILE",
+        help="SR LoRA, merged into the transformer first (default: ckpt/SR_LoRA/model_20001.pkl if there)",
+    )
+    add(
+        "--vae_path",
+        type=Path,
+        metavar="FILE",
+        help="SR VAE encoder, which replaces SD3's (default: ckpt/SR_VAE/vae_encoder_20001.pt if there)",
+    )
+    noise = parser.add_mutually_exclusive_group()
+    noise.add_argument("-v", "--verbose", action="store_true", help="say more")
+    noise.add_argument("-q", "--quiet", action="store_true", help="say only what goes wrong")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    options = build_parser().parse_args(underscored(sys.argv[1:] if arguments is None else arguments))
+    level = logging.DEBUG if options.verbose else logging.WARNING if options.quiet else logging.INFO
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    for name in ("__main__", "quantize_model", "quantize_part", "onnx_parts", "sd3_checkpoint"):
+        logging.getLogger(name).setLevel(level)
+    try:
+        return run(options)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return WRONG_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check everything, quantize the parts asked for, and say what came of it."""
+    from calibration import read_calibration
+
+    if options.num_calibration_samples < 1:
+        raise InputError(f"--num_calibration_samples {options.num_calibration_samples}: must be 1 or more")
+    if options.output_dir.exists() and not options.output_dir.is_dir():
+        raise InputError(f"--output_dir {options.output_dir}: is a file; give a folder")
+    for option, default in (
+        ("lora_path", CKPT / "SR_LoRA" / "model_20001.pkl"),
+        ("vae_path", CKPT / "SR_VAE" / "vae_encoder_20001.pt"),
+    ):
+        if getattr(options, option) is None and default.is_file():
+            setattr(options, option, default)
+    calibration = read_calibration(options.calibration_data, options.num_calibration_samples)
+    components = COMPONENTS if options.model_component == "all" else (options.model_component,)
+
+    from sd3_checkpoint import check_sd3
+
+    text_only = all(component.startswith("text_enc") for component in components)
+    unused = [part for part in COMPONENTS if text_only and part not in components]
+    checkpoint = check_sd3(
+        options.pretrained_model_name_or_path, options.lora_path, options.vae_path, replaced=unused
+    )
+    try:
+        options.output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output_dir {options.output_dir}: cannot be made ({error.strerror})") from None
+
+    from quantize_part import Pipeline, quantize_part
+    from residency import choose_device
+
+    device = choose_device(options.device_for_quant_script)
+    pipeline = Pipeline(checkpoint, calibration, device)
+    results: dict[str, Result] = {}
+    for component in components:
+        results[component] = quantize_part(component, pipeline, options.output_dir, vars(options))
+        if not options.quiet:
+            print(report(component, results[component]))
+    missed = [component for component, result in results.items() if not result.measured.bar_met]
+    if missed:
+        print(
+            f"not near enough to PyTorch: {', '.join(missed)}; quantization.json has the figures."
+            " More calibration samples may help (--num_calibration_samples)",
+            file=sys.stderr,
+        )
+    return BAR_MISSED if missed else DONE
+
+
+def report(component: str, result: "Result") -> str:
+    """Say in a few lines what became of a part."""
+    share = result.bytes / result.fp32_bytes
+    modes = [planned.mode for planned in result.plan.values()]
+    lines = [
+        f"{component}: {result.bytes / 1e6:.1f} MB, {share:.1%} of fp32, in {result.seconds:.0f} s,"
+        f" {result.folder}",
+        f"  {result.measured}",
+        f"  layers: {modes.count('static')} int8 with int8 inputs, {modes.count('weights')} with 8-bit weights,"
+        f" {modes.count('float')} in fp32",
+    ]
+    kept = [name.removeprefix("model.") for name, planned in result.plan.items() if planned.mode != "static"]
+    suffering = sorted(
+        (name for name in kept if f"model.{name}" in result.costs),
+        key=lambda name: result.costs[f"model.{name}"].static,
+        reverse=True,
+    )
+    if suffering:
+        lines.append(
+            "  int8 inputs hurt most in: " + ", ".join(suffering[:8]) + (" ..." * (len(suffering) > 8))
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
