@@ -182,6 +182,16 @@ def test_a_picture_that_cannot_be_read_is_an_error_in_its_place_and_each_is_read
     assert max(parents.reads) <= 1
 
 
+def test_a_tagger_whose_numbers_overflow_says_so_instead_of_naming_no_tags(monkeypatch):
+    class Overflowing(torch.nn.Module):
+        def forward(self, pixels):
+            return torch.full((len(pixels), 20), torch.nan)
+
+    monkeypatch.setattr("ram.model.load_ram", lambda *_: Overflowing())
+    with pytest.raises(PictureError, match="--mixed_precision fp32"):
+        list(dape_extractor()(None, [picture("vlm_input/crop.png")]))
+
+
 def test_a_batch_without_a_readable_picture_asks_nobody():
     residency = Residency()
     list(vlm_extractor(residency=residency)(None, CountingPictures([None])))
@@ -460,6 +470,20 @@ def refused(folder, adapter=None):
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     assert str(tmp_path / "gone") in refused(tmp_path / "gone")
+
+
+def test_qwen_3b_is_fetched_at_the_commit_it_was_tried_with_and_that_is_recorded(tmp_path, monkeypatch):
+    asked = {}
+
+    def snapshot_download(name, revision, **options):
+        asked.update(options, name=name, revision=revision)
+        return shutil.copytree(QWEN, tmp_path / "snapshots" / revision)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    files = check_vlm_folder("Qwen/Qwen2.5-VL-3B-Instruct", None, download=False)
+    commit = "66285546d2b821cf421d4f5eb2576359d3770cd3"
+    assert (asked["revision"], asked["local_files_only"]) == (commit, True)
+    assert (files.name, files.revision) == ("Qwen/Qwen2.5-VL-3B-Instruct", commit)
 
 
 def test_a_hub_name_that_cannot_be_fetched_says_how_to_go_on():
