@@ -207,6 +207,7 @@ class Chain:
             ]
             bar.update(self.settings.rec_num * (len(pictures[start : start + group_size]) - len(group)))
             self._run_group(group, bar)
+            bar.set_description(f"{min(start + group_size, len(pictures))} of {len(pictures)} pictures")
             self.report.save(now=False)
 
     def _finished(self, picture: PictureRecord) -> bool:

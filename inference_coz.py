@@ -101,6 +101,7 @@ def run(options: "Namespace") -> int:
         return SOME_FAILED if unreadable else ALL_DONE
     tree.prepare()
     with tree.lock(), terminable():
+        tree.sweep()
         report = RunReport(tree, describe(settings, parts, fixed_prompts), environment(parts), times)
         records = take_up(options, tree, report, sources)
         chain = Chain(
@@ -238,7 +239,7 @@ def zoom(
         with (
             tqdm(
                 total=len(records) * chain.settings.rec_num,
-                desc=f"{len(records)} pictures",
+                desc=f"0 of {len(records)} pictures",
                 unit="step",
                 disable=True if options.quiet else None,  # None: only where it goes to a terminal
             ) as bar,

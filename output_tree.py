@@ -152,21 +152,16 @@ class OutputTree:
         return self.root / "prompts.csv"
 
     def prepare(self) -> None:
-        """Create the output folder and sweep up the temporary files of a killed run.
+        """Create the output folder, and see that it can be written to.
 
         Raises:
-            InputError: it cannot be created or written to.
+            InputError: it cannot.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            for folder in (self.root, *(self.root / name for name in FOLDERS)):
-                pattern = f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"
-                for file in folder.glob(pattern) if folder == self.root else folder.rglob(pattern):
-                    file.unlink()
-                    log.info("%s: swept up, an earlier run was killed while writing it", file)
             with _temporary(self.root):
                 pass
-        except (OSError, OutputError) as error:
+        except OSError as error:
             raise InputError(f"--output_dir {self.root}: cannot be written to ({error})") from error
 
     @contextlib.contextmanager
@@ -192,6 +187,14 @@ class OutputTree:
             yield
         finally:
             os.close(folder)
+
+    def sweep(self) -> None:
+        """Remove the temporary files of a killed run. Only under `lock`: another run's are in use."""
+        pattern = f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"
+        inside = (file for folder in FOLDERS for file in (self.root / folder).rglob(pattern))
+        for file in (*self.root.glob(pattern), *inside):
+            file.unlink(missing_ok=True)
+            log.info("%s: swept up, an earlier run was killed while writing it", file)
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove everything that earlier runs wrote about these pictures."""

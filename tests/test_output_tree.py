@@ -106,7 +106,7 @@ def test_what_a_killed_run_was_writing_is_swept_up(tmp_path):
     folder.mkdir(parents=True)
     (folder / ".writing-abc.part").write_bytes(b"half")
     (folder / "mine.part").write_bytes(b"not ours")
-    OutputTree(tmp_path).prepare()
+    OutputTree(tmp_path).sweep()
     assert [file.name for file in folder.iterdir()] == ["mine.part"]
 
 
