@@ -123,12 +123,15 @@ def read_calibration(path: Path | None, samples: int) -> Calibration:
         else:
             raise InputError(f"--calibration_data {path}: no such file or folder")
     held_out, rest = _split(prompts, HELD_OUT_PROMPTS - 1, built_in)
+    chosen = _spread(rest, samples - 1)
+    # too few prompts would show too little of what the layers can see: built-in ones come along
+    more = _spread([one for one in built_in if one not in (*held_out, *rest)], samples - 1 - len(chosen))
     if pictures is None:
         pictures = _of_folder(SAMPLES, built_in)
     held_out_pictures, other_pictures = _split(pictures, HELD_OUT_PICTURES, _of_folder(SAMPLES, built_in))
     return Calibration(
         source=str(path) if path else "built in",
-        prompts=["", *_spread(rest, samples - 1)],
+        prompts=["", *chosen, *more],
         held_out_prompts=["", *held_out],
         pictures=_spread(other_pictures, samples),
         held_out_pictures=held_out_pictures,
@@ -184,6 +187,8 @@ def _split(items: Sequence[T], held_out: int, others: Sequence[T]) -> tuple[list
 
 def _spread(items: Sequence[T], number: int) -> list[T]:
     """Return evenly spread items, all of them where there are fewer."""
+    if number <= 0:
+        return []
     if number >= len(items):
         return list(items)
     return [items[(2 * index + 1) * len(items) // (2 * number)] for index in range(number)]

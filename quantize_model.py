@@ -171,8 +171,8 @@ def report(component: str, result: "Result") -> str:
         f"{component}: {result.bytes / 1e6:.1f} MB, {share:.1%} of fp32, in {result.seconds:.0f} s,"
         f" {result.folder}",
         f"  {result.measured}",
-        f"  layers: {modes.count('static')} int8 with int8 inputs, {modes.count('weights')} with 8-bit weights,"
-        f" {modes.count('float')} in fp32",
+        f"  layers: {modes.count('static')} int8 with int8 inputs,"
+        f" {modes.count('weights')} with 8-bit weights, {modes.count('float')} in fp32",
     ]
     kept = [name.removeprefix("model.") for name, planned in result.plan.items() if planned.mode != "static"]
     suffering = sorted(
@@ -181,9 +181,8 @@ def report(component: str, result: "Result") -> str:
         reverse=True,
     )
     if suffering:
-        lines.append(
-            "  int8 inputs hurt most in: " + ", ".join(suffering[:8]) + (" ..." * (len(suffering) > 8))
-        )
+        more = f" and {len(suffering) - 8} more" if len(suffering) > 8 else ""
+        lines.append(f"  int8 inputs hurt most in {', '.join(suffering[:8])}{more}")
     return "\n".join(lines)
 
 

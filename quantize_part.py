@@ -10,7 +10,6 @@ VAE instead, which make pixels, the SR picture that comes out at the end within 
 
 import json
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -444,7 +443,7 @@ def _record(
 
 def _count(plan: Mapping[str, LayerPlan]) -> dict[str, int]:
     modes = [planned.mode for planned in plan.values()]
-    return {mode: modes.count(mode) for mode in ("static", "weights", "float")}  # type: ignore[arg-type]
+    return {mode: modes.count(mode) for mode in ("static", "weights", "float")}
 
 
 def _words(count: Mapping[str, int]) -> str:
@@ -470,8 +469,8 @@ def _replacing(target: Path) -> Iterator[Path]:
         new.chmod(0o755)
         old = new.with_name(f"{new.name}.old")
         if target.exists():
-            os.replace(target, old)
-        os.replace(new, target)
+            target.replace(old)
+        new.replace(target)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(new, ignore_errors=True)
