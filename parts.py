@@ -101,12 +101,15 @@ def _choose_extractor(
             if options.ram_given:
                 raise
             log.warning("an answer of the VLM that is no prompt will be left empty, without RAM: %s", error)
+    from qwen_vl import check_vlm_folder
+
+    stored = check_vlm_folder(options.vlm_path, options.vlm_lora_path).dtype
     return VlmExtractor(
         options.vlm_path,
         options.vlm_lora_path,
         residency,
         plan.vlm,
-        choose_dtype(options.mixed_precision, plan.vlm),
+        choose_dtype(options.mixed_precision, plan.vlm, stored),
         options.max_new_tokens,
         options.batch_size,
         times,

@@ -6,6 +6,7 @@ question is the *system* message, the user's message holds only the pictures.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ class VlmFiles:
         folder: where the files are.
         revision: the hub's commit; None for a folder of one's own.
         bytes: size of the weights in their files.
+        dtype: of most tensors in the files, in safetensors' words (``BF16``).
         adapter: the tuned prompt extractor's weights, or None.
     """
 
@@ -49,6 +51,7 @@ class VlmFiles:
     folder: Path
     revision: str | None
     bytes: int
+    dtype: str
     adapter: VlmAdapter | None
 
 
@@ -80,7 +83,8 @@ def check_vlm_folder(vlm_path: str | Path, vlm_lora_path: Path | None, download:
         adapter = check_vlm_adapter(vlm_lora_path, linear_layers(tensors))
     total = sum(shard.stat().st_size for shard in shards)
     name = str(vlm_path) if revision else folder.resolve().name
-    return VlmFiles(name, folder, revision, total, adapter)
+    dtype = Counter(info.dtype for info in tensors.values()).most_common(1)[0][0]
+    return VlmFiles(name, folder, revision, total, dtype, adapter)
 
 
 def linear_layers(tensors: dict[str, TensorInfo]) -> dict[str, tuple[int, ...]]:

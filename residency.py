@@ -75,13 +75,15 @@ def choose_device(name: str) -> "torch.device":
     return device
 
 
-def choose_dtype(name: str, device: "torch.device") -> "torch.dtype":
+def choose_dtype(name: str, device: "torch.device", stored: str | None = None) -> "torch.dtype":
     """Return the dtype of weights and arithmetic that ``--mixed_precision`` names.
 
     Args:
         name: ``fp32``, ``fp16``, ``bf16``, or ``auto``: bf16 on CUDA devices that compute in it (Ampere and
             newer), fp16 on older CUDA devices and Apple GPUs, fp32 on the CPU.
         device: where the model will run.
+        stored: dtype of its file in safetensors' words, for a model that ``auto`` leaves in it on the CPU: the
+            VLM runs in its own bf16 as published, and would take 15 GB in fp32.
 
     Raises:
         InputError: unknown name, or fp16 on the CPU, where its narrow range gains no speed.
@@ -90,7 +92,7 @@ def choose_dtype(name: str, device: "torch.device") -> "torch.dtype":
 
     if name == "auto":
         if device.type == "cpu":
-            return torch.float32
+            return torch.bfloat16 if stored == "BF16" else torch.float32
         if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8:
             return torch.bfloat16
         return torch.float16
