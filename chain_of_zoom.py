@@ -354,10 +354,10 @@ class Chain:
         record.prompt, record.extracted, record.extractor = whole, prompt.text, prompt.extractor
         record.raw, record.note = prompt.raw, prompt.note
         record.seed = noise_seed(self.settings.seed, Path(picture.file).name, step)
-        picture.steps.append(record)
         if self.save_prompts:
             with self.times.stage("chain.save"):
                 self.tree.write(whole.encode(), self.tree.prompt(picture.name, step))
+        picture.steps.append(record)  # last: what has a record is not done again
 
     def _super_resolve(self, pictures: Sequence[PictureRecord], step: int) -> Iterator[PictureRecord]:
         """Make state `step` of every picture; yield each picture that has come on."""
