@@ -82,8 +82,8 @@ def choose_dtype(name: str, device: "torch.device", stored: str | None = None) -
         name: ``fp32``, ``fp16``, ``bf16``, or ``auto``: bf16 on CUDA devices that compute in it (Ampere and
             newer), fp16 on older CUDA devices and Apple GPUs, fp32 on the CPU.
         device: where the model will run.
-        stored: dtype of its file in safetensors' words, for a model that ``auto`` leaves in it on the CPU: the
-            VLM runs in its own bf16 as published, and would take 15 GB in fp32.
+        stored: dtype of its file in safetensors' words, for a model that ``auto`` leaves in it on the CPU:
+            the VLM runs in its own bf16 as published, and would take 15 GB in fp32.
 
     Raises:
         InputError: unknown name, or fp16 on the CPU, where its narrow range gains no speed.
@@ -340,18 +340,17 @@ class Residency:
         for other, component in self._components.items():
             if other == name or component.device != device or not component.on_device or component.users:
                 continue
-            # An Apple GPU shares its memory with the CPU: parking there would free nothing.
-            if device.type == "cuda" and _fits_host(component.module):
-                with self.times.stage(f"{other}.move"):
+            with self.times.stage(f"{other}.move"):
+                # An Apple GPU shares its memory with the CPU: waiting there would free nothing.
+                if device.type == "cuda" and _fits_host(component.module):
                     component.module.to("cpu")
                     self.moves[other] += 1
-            else:
-                component.module = None
-            component.on_device = False
-            logger.debug(
-                "%s leaves %s%s", other, device, "" if component.module is None else " for CPU memory"
-            )
-        _return_memory()
+                    logger.debug("%s leaves %s for CPU memory", other, device)
+                else:
+                    component.module = None
+                    logger.debug("%s leaves %s", other, device)
+                component.on_device = False
+                _return_memory()
 
 
 def upcast_by_block(module: "torch.nn.Module", dtype: "torch.dtype") -> Callable[[], None]:

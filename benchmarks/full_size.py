@@ -3,8 +3,8 @@
 Writes checkpoints of the true sizes and layouts (bf16: SD3-medium, sharded as on the hub, the SR LoRA and
 VAE encoder files, Qwen2.5-VL-3B) to a scratch folder, runs the command on two pictures for two steps with
 ``--efficient_memory`` on the CPU, and prints seconds a stage, how often each component was loaded and the
-peak resident memory. Tokenizers are the small ones of the tests: random networks read no words. Needs 24 GB of
-disk, 16 GB of memory and about a quarter of an hour; cleans up.
+peak resident memory. Tokenizers are the small ones of the tests: random networks read no words. Needs 24 GB
+of disk, 16 GB of memory and about a quarter of an hour; cleans up.
 
     python benchmarks/full_size.py --scratch /tmp/full_size
 """
@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 DATA = ROOT / "tests" / "data"
 SHARD = 5_000_000_000  # bytes, the size at which the hub's files are split
+STEPS = 2
 LIMIT = 14 * 2**30  # bytes of resident memory that the run may take
 
 
@@ -59,8 +60,8 @@ def run(options: argparse.Namespace) -> int:
         "--backbone", "sd3", "--pretrained_model_name_or_path", scratch / "sd3",
         "--lora_path", scratch / "model_20001.pkl", "--vae_path", scratch / "vae_encoder_20001.pt",
         "--prompt_type", options.prompt_type, "--max_new_tokens", options.max_new_tokens,
-        "--rec_num", 2, "--efficient_memory", "--device", "cpu", "--mixed_precision", options.mixed_precision,
-        "--overwrite", "-v",
+        "--mixed_precision", options.mixed_precision, "--device", "cpu", "--efficient_memory",
+        "--rec_num", STEPS, "--overwrite", "-v",
     ]  # fmt: skip
     if options.prompt_type == "vlm":
         arguments += ["--vlm_path", scratch / "qwen"]
@@ -84,16 +85,15 @@ def print_report(report: dict, seconds: float, peak: int) -> int:
     print("\n| stage | seconds |\n|---|---:|")
     for name, value in sorted(stages.items(), key=lambda item: -item[1]):
         print(f"| {name} | {value:.1f} |")
-    loads: dict[str, int] = report.get("loads", {})
-    if loads:
-        print("\n| component | times loaded in 2 steps |\n|---|---:|")
-        for name, count in loads.items():
-            print(f"| {name} | {count} |")
+    loads = {name: counts["loads"] for name, counts in report["components"].items()}
+    print(f"\n| component | loaded in {STEPS} steps |\n|---|---:|")
+    for name, count in loads.items():
+        print(f"| {name} | {count} |")
     outside = 1 - forward / total
     print(f"\nwhole command {seconds:.0f} s, all stages {total:.0f} s, outside forward passes {outside:.1%}")
     print(f"peak resident memory {peak / 2**30:.2f} GiB (limit {LIMIT / 2**30:.0f} GiB)")
     print(f"measured on {os.cpu_count()} CPU cores with resource.getrusage and the run's own stage times")
-    return int(peak > LIMIT or outside > 0.05 or max(loads.values(), default=0) > 2)
+    return int(peak > LIMIT or outside > 0.05 or max(loads.values()) > STEPS)
 
 
 def write_sd3(folder: Path) -> None:
