@@ -11,7 +11,7 @@ import hashlib
 import importlib.resources
 import logging
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -163,7 +163,7 @@ class RRDBNet(nn.Module):
     def __init__(self, features: int = 64, blocks: int = 23, growth: int = 32):
         super().__init__()
         self.first = conv3x3(3, features)
-        self.body = nn.Sequential(*(RRDB(features, growth) for _ in range(blocks)))
+        self.body: nn.Module = nn.Sequential(*(RRDB(features, growth) for _ in range(blocks)))
         self.trunk = conv3x3(features, features)
         self.up1 = conv3x3(features, features)
         self.up2 = conv3x3(features, features)
@@ -194,8 +194,8 @@ class RRDBNet(nn.Module):
         return {name: module for name, module in self.named_modules() if isinstance(module, nn.Conv2d)}
 
 
-def load_network(weights: Weights, device: torch.device, dtype: torch.dtype) -> RRDBNet:
-    """Read one of the trained networks, in eval mode on ``device``.
+def read_network(weights: Weights) -> RRDBNet:
+    """Read one of the trained networks: on the CPU, fp32, in eval mode.
 
     Raises:
         InputError: the package is missing or its file is not the right one.
@@ -204,9 +204,20 @@ def load_network(weights: Weights, device: torch.device, dtype: torch.dtype) -> 
         network = RRDBNet()
     state = read_ncnn(read_file(weights), network.convolutions(), weights.file)
     network.load_state_dict(state, strict=True, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def place(network: RRDBNet, device: torch.device, dtype: torch.dtype) -> RRDBNet:
+    """Give a network, fresh from `read_network`, the form that is fastest on ``device`` in ``dtype``."""
     if device.type == "cpu" and dtype == torch.float32:
-        network.body = WinogradBody(network.body)
-    network = network.to(device, dtype).eval().requires_grad_(False)
+        body = network.body.state_dict()
+        network.body = WinogradBody(
+            weights=[tensor for name, tensor in body.items() if name.endswith("weight")],
+            biases=[tensor for name, tensor in body.items() if name.endswith("bias")],
+        )
+    network = network.to(device, dtype)
+    if device.type == "mps":  # whose convolutions want the plain memory format
+        return network
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -244,7 +255,7 @@ class EmbeddedBackbone:
         """Give a network, read from its package at the first use."""
         if weights.name not in self.networks:
             with self.times.stage("sr.load"):
-                self.networks[weights.name] = load_network(weights, self.device, self.dtype)
+                self.networks[weights.name] = place(read_network(weights), self.device, self.dtype)
             logger.info("loaded %s on %s in %s", weights.name, self.device, self.dtype)
         return self.networks[weights.name]
 
@@ -273,36 +284,33 @@ class EmbeddedBackbone:
             InputError: the package with the weights is missing or damaged.
         """
         network = self.network(weights_of_step(step))
-        for start in range(0, len(crops), self.batch_size):
-            stop = min(start + self.batch_size, len(crops))
-            yield from self._enlarge_batch(network, [crops[i] for i in range(start, stop)], side)
+        done = 0
+        while done < len(crops):
+            with self.times.stage("sr.prepare"):
+                stop = min(done + self.batch_size, len(crops))
+                x = torch.stack([to_tensor(crops[i]) for i in range(done, stop)])
+            for y in self._forward(network, x):
+                with self.times.stage("sr.finish"):
+                    picture = to_picture(y, side)
+                yield picture
+            done = stop
 
-    def _enlarge_batch(
-        self, network: RRDBNet, crops: list[Image.Image], side: int
-    ) -> Iterable[Image.Image | PictureError]:
-        with self.times.stage("sr.prepare"):
-            x = torch.stack([to_tensor(crop) for crop in crops]).to(self.device, self.dtype)
-            x = x.contiguous(memory_format=torch.channels_last)
+    def _forward(self, network: RRDBNet, x: Tensor) -> Tensor:
+        """Run the network over (B, 3, H, W) in fp32 on the CPU, in smaller batches where memory ends."""
         try:
             with self.times.stage("sr.embedded.forward"), torch.inference_mode():
-                y = enlarge(network, x).float().cpu()
-        except torch.OutOfMemoryError:
-            if len(crops) == 1:
-                raise
-            torch.cuda.empty_cache()
-            self.batch_size = max(len(crops) // 2, 1)
-            logger.warning(
-                "the device's memory is too small for %d pictures: going on with %d",
-                len(crops),
-                self.batch_size,
-            )
-            return [
-                picture
-                for start in range(0, len(crops), self.batch_size)
-                for picture in self._enlarge_batch(network, crops[start : start + self.batch_size], side)
-            ]
-        with self.times.stage("sr.finish"):
-            return [to_picture(picture, side) for picture in y]
+                return enlarge(network, x.to(self.device, self.dtype)).float().cpu()
+        except torch.OutOfMemoryError as error:
+            if len(x) == 1:
+                raise InputError(
+                    f"{self.device} has too little free memory for one picture; "
+                    "end what else runs on it, or use --device cpu"
+                ) from error
+        # Here, not in the except clause, which would keep the failed batch's tensors alive.
+        torch.cuda.empty_cache()
+        self.batch_size = (len(x) + 1) // 2
+        logger.warning("too little memory for %d pictures at once: %d from here on", len(x), self.batch_size)
+        return torch.cat([self._forward(network, part) for part in x.split(self.batch_size)])
 
     def describe(self) -> dict[str, object]:
         """Say what it is, for run.json."""

@@ -18,6 +18,7 @@ of the picture.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -86,23 +87,22 @@ def fill_ring(planes: Tensor) -> None:
 class WinogradBody(nn.Module):
     """Stand in for RRDBNet's sequence of RRDBs: (B, features, H, W) in and out, fp32, any H and W."""
 
-    def __init__(self, body: nn.Sequential):
-        """Take over the weights of ``body``, the sequence of RRDBs that esrgan.py builds."""
+    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor]):
+        """Take over the body's convolutions, in running order: five a dense block, three blocks an RRDB.
+
+        Args:
+            weights: (outputs, inputs, 3, 3) each.
+            biases: (outputs,) each.
+        """
         super().__init__()
-        self.shapes = [tuple(conv.weight.shape[:2]) for conv in body[0].blocks[0].convs]
-        # One matrix a dense block, (9, weights of all its convolutions), and five biases (outputs, 1).
-        self.blocks = [
-            [
-                (
-                    torch.cat(
-                        [conv.weight.permute(2, 3, 0, 1).reshape(9, -1) for conv in block.convs], dim=1
-                    ),
-                    [conv.bias[:, None] for conv in block.convs],
-                )
-                for block in rrdb.blocks
-            ]
-            for rrdb in body
+        self.shapes = [weight.shape[:2] for weight in weights[:5]]
+        # A block's weights are transformed together, when it runs: kept transformed, they would take
+        # four times the memory.
+        self.weights = [
+            torch.cat([weight.permute(2, 3, 0, 1).reshape(9, -1) for weight in weights[i : i + 5]], dim=1)
+            for i in range(0, len(weights), 5)
         ]
+        self.biases = [biases[i : i + 5] for i in range(0, len(biases), 5)]
 
     def forward(self, x: Tensor) -> Tensor:
         batch, features, height, width = x.shape
@@ -118,32 +118,46 @@ class WinogradBody(nn.Module):
         seen = x.new_empty(36, features + 4 * growth, count)
         outside = self._outside(height, width, grid)
 
-        for rrdb in self.blocks:
-            before = state[:16].clone()
-            for weights, biases in rrdb:
-                transformed = WEIGHT @ weights
-                at = 0
-                for (outputs, inputs), bias in zip(self.shapes, biases, strict=True):
-                    newest = state if inputs == features else grown
-                    fill_ring(newest)
-                    first = inputs - newest.shape[1]
-                    torch.mm(INPUT, newest.flatten(1), out=seen.flatten(1)[:, first * count : inputs * count])
-                    weight = transformed[:, at : at + outputs * inputs].view(36, outputs, inputs)
-                    at += outputs * inputs
-                    product = torch.bmm(weight, seen[:, :inputs])
-                    product[CONSTANT] += bias
-                    if inputs < seen.shape[1]:
-                        torch.mm(OUTPUT, product.flatten(1), out=grown[:16].flatten(1))
-                        F.leaky_relu_(grown[:16], 0.2)
-                        if outside is not None:
-                            grown[:16].masked_fill_(outside, 0)
-                    else:
-                        state[:16].flatten(1).addmm_(OUTPUT, product.flatten(1), alpha=0.2)
-                        if outside is not None:
-                            state[:16].masked_fill_(outside, 0)
-            state[:16].mul_(0.2).add_(before)
+        for index in range(len(self.weights)):
+            if index % 3 == 0:  # an RRDB begins
+                before = state[:16].clone()
+            self._dense_block(index, state, grown, seen, outside)
+            if index % 3 == 2:  # and ends
+                state[:16].mul_(0.2).add_(before)
         out = state[:16].unflatten(0, (TILE, TILE)).permute(3, 2, 4, 0, 5, 1)
         return out.reshape(x.shape)[..., :height, :width]
+
+    def _dense_block(
+        self, index: int, state: Tensor, grown: Tensor, seen: Tensor, outside: Tensor | None
+    ) -> None:
+        """Add 0.2 times a dense block's output to ``state``; the other tensors are its work space.
+
+        Args:
+            index: which block.
+            state: the features, planes (36, features, B, ty, tx).
+            grown: what a convolution adds to them, planes (36, growth, B, ty, tx).
+            seen: what the next convolution reads, in the transform domain, (36, all channels, B * ty * tx).
+            outside: see `_outside`.
+        """
+        weights = (WEIGHT @ self.weights[index]).split([math.prod(shape) for shape in self.shapes], dim=1)
+        newest = state
+        known = 0  # channels in ``seen``
+        for weight, bias in zip(weights, self.biases[index], strict=True):
+            fill_ring(newest)
+            spectrum = seen[:, known : known + newest.shape[1]].view(36, -1)
+            torch.mm(INPUT, newest.flatten(1), out=spectrum)
+            known += newest.shape[1]
+            product = torch.bmm(weight.view(36, -1, known), seen[:, :known])
+            product[CONSTANT] += bias[:, None]
+            if known < seen.shape[1]:
+                newest = grown
+                torch.mm(OUTPUT, product.flatten(1), out=grown[:16].view(16, -1))
+                F.leaky_relu_(grown[:16], 0.2)
+            else:
+                newest = state
+                state[:16].view(16, -1).addmm_(OUTPUT, product.flatten(1), alpha=0.2)
+            if outside is not None:
+                newest[:16].masked_fill_(outside, 0)
 
     @staticmethod
     def _outside(height: int, width: int, grid: tuple[int, int, int]) -> Tensor | None:
