@@ -4,8 +4,8 @@
 
 Each engine enlarges the same 128-pixel crop to 512 with Real-ESRGAN x4plus, as a chain's first step
 does. One process an engine and round, the engines in turn, so that a machine that slows down slows
-all of them; a process runs the step once to warm up and then five times. Seconds are the median of a
-round's five, and the table shows the median of the rounds; memory is the process's peak resident size,
+all of them; a process runs the step once to warm up and then three times. Seconds are the median of a
+round's three, and the table shows the median of the rounds; memory is the process's peak resident size,
 Python and libraries included; the difference is the largest one to the first row's picture, in grey
 levels after rounding to 8 bits.
 
@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 CROP = 128
-RUNS = 5
+RUNS = 3
 ENGINES = {
     "embedded": "embedded, fp32",
     "direct": "the same without Winograd, fp32",
