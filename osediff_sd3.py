@@ -13,6 +13,7 @@ plain callable that something else can stand in for; `residency` decides which o
 
 import hashlib
 import logging
+import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,7 +35,8 @@ logger = logging.getLogger(__name__)
 
 CLIP_TOKENS = 77
 T5_TOKENS = 512
-PROMPTS_KEPT = 32  # text embeddings kept from one call to the next, about 5 MB each in half precision
+# Text embeddings in memory, 10 MB each in fp32: those of more prompts at once go to a temporary file.
+PROMPTS_KEPT = 32
 TEXT_PARTS = ("text_enc_1", "text_enc_2", "text_enc_3")
 
 STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -166,7 +168,9 @@ class OSEDiffSD3:
             stored = (
                 STORED[next(iter(files.tensors.values())).dtype] if self._by_block(part, device) else None
             )
-            residency.add(part, self._loader(part), device, part_size(network, self.dtypes[part], stored))
+            lora = part == "transformer" and self.checkpoint.lora_path is not None
+            size = part_size(network, self.dtypes[part], stored, lora)
+            residency.add(part, self._loader(part), device, size)
 
     def _by_block(self, part: str, device: torch.device) -> bool:
         """Whether a part's weights stay as the file has them, to be cast a block at a time.
@@ -337,16 +341,22 @@ class OSEDiffSD3:
                 self._embeddings.move_to_end((prompt, exact))
                 results[prompt] = self._embeddings[prompt, exact]
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in results]
-        if missing:
-            by_part = [list(self._text_part(part, missing, exact)) for part in TEXT_PARTS]
-            for prompt, encoded in zip(missing, zip(*by_part, strict=True), strict=True):
+        if not missing:
+            return results
+        clips = [list(self._text_part(part, missing, exact)) for part in TEXT_PARTS[:2]]
+        t5 = self._text_part(TEXT_PARTS[2], missing, exact)
+        with tempfile.TemporaryDirectory(prefix="embeddings_", ignore_cleanup_errors=True) as folder:
+            for prompt, *encoded in zip(missing, *clips, t5, strict=True):
                 tensors = [one for one in encoded if not isinstance(one, PictureError)]
-                if len(tensors) == len(TEXT_PARTS):
+                if len(tensors) < len(TEXT_PARTS):
+                    results[prompt] = next(one for one in encoded if isinstance(one, PictureError))
+                elif len(missing) <= PROMPTS_KEPT:
                     results[prompt] = self._embeddings[prompt, exact] = join_embeddings(*tensors)
                 else:
-                    results[prompt] = next(one for one in encoded if isinstance(one, PictureError))
-            while len(self._embeddings) > PROMPTS_KEPT:
-                self._embeddings.popitem(last=False)
+                    embeds, pooled = join_embeddings(*tensors)
+                    results[prompt] = _on_disk(embeds, Path(folder, str(len(results)))), pooled
+        while len(self._embeddings) > PROMPTS_KEPT:
+            self._embeddings.popitem(last=False)
         return results
 
     def _text_part(
@@ -502,6 +512,12 @@ def join_embeddings(
     clip = torch.cat([clip_l[0], clip_g[0]], dim=-1)
     clip = torch.nn.functional.pad(clip, (0, t5[0].shape[-1] - clip.shape[-1]))
     return torch.cat([clip, t5[0]]), torch.cat([clip_l[1], clip_g[1]])
+
+
+def _on_disk(tensor: torch.Tensor, path: Path) -> torch.Tensor:
+    """Return the same tensor in a memory-mapped file, which goes when its folder and the tensor are gone."""
+    mapped = torch.from_file(str(path), shared=True, size=tensor.numel(), dtype=tensor.dtype)
+    return mapped.view_as(tensor).copy_(tensor)
 
 
 def _plausible(y: torch.Tensor) -> bool:

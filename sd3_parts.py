@@ -32,7 +32,7 @@ import torch
 
 from checkpoint_files import TensorInfo
 from errors import InputError
-from lora.sr_lora import merge_sr_lora
+from lora.sr_lora import merge_sr_lora, sr_lora_layers
 from lora.vae_encoder import merged_vae_encoder
 from residency import Size, upcast_by_block
 from sd3_checkpoint import FOLDERS, SD3Checkpoint
@@ -207,13 +207,16 @@ def check_part(part: str, folder: Path, config: dict[str, Any], tensors: dict[st
     return model
 
 
-def part_size(model: torch.nn.Module, dtype: torch.dtype, stored: torch.dtype | None = None) -> Size:
+def part_size(
+    model: torch.nn.Module, dtype: torch.dtype, stored: torch.dtype | None = None, lora: bool = False
+) -> Size:
     """Compute what a network will take, from its meta tensors.
 
     Args:
         model: from `build_on_meta`.
         dtype: that it will compute in.
         stored: dtype of its file, where the weights stay in it and one block at a time is cast.
+        lora: whether the SR LoRA is merged into it; merged weights are in ``dtype``.
     """
     tensors = model.state_dict()
     for name in TIED["text_enc_3"] & tensors.keys() - {"shared.weight"}:
@@ -224,6 +227,9 @@ def part_size(model: torch.nn.Module, dtype: torch.dtype, stored: torch.dtype | 
     if stored is not None:
         lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
         total += max(sum(p.numel() for p in block.parameters()) for block in lists[0]) * dtype.itemsize
+        if lora:
+            merged = sum(layer.weight.numel() for _, layer in sr_lora_layers(model))
+            total += merged * (dtype.itemsize - stored.itemsize)
     return Size(sum(parameter.numel() for parameter in model.parameters()), total)
 
 

@@ -133,10 +133,9 @@ def test_a_picture_does_not_depend_on_its_neighbours_or_their_order(plain, crops
     assert grey_levels(turned, expected_pixels) == 0
 
 
-def test_prompt_and_seed_reach_the_picture(plain, crops, monkeypatch):
+def test_prompt_and_seed_reach_the_picture(plain, crops):
     (one,), (other,) = (pixels(plain(crops[:1], SIDE, [prompt], [1])) for prompt in ("a cat", "whiskers"))
     assert np.abs(one - other).max() > 0
-    monkeypatch.setattr(torch.Tensor, "clamp", lambda self, low, high: torch.zeros_like(self))
     draws = [osediff_sd3._sample(torch.zeros(32, 4, 4), seed) for seed in (1, 1, 2)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
@@ -157,6 +156,19 @@ def test_equal_prompts_are_encoded_once_also_from_call_to_call(crops):
     for _ in range(2):
         list(network(crops, SIDE, PROMPTS, SEEDS))
     assert sorted(encoded) == sorted(3 * ["", "a cat", "fur", "whiskers, fur"])
+
+
+def test_the_embeddings_of_many_prompts_wait_in_files_that_go_away(
+    tmp_path, crops, expected_pixels, monkeypatch
+):
+    monkeypatch.setattr(osediff_sd3, "PROMPTS_KEPT", 2)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    mapped = []
+    monkeypatch.setattr(torch, "from_file", lambda *a, f=torch.from_file, **k: mapped.append(a) or f(*a, **k))
+    results = pixels(backbone(efficient_memory=True)(crops, SIDE, PROMPTS, SEEDS))
+    assert len(mapped) == 4
+    assert grey_levels(results, expected_pixels) == 0
+    assert not list(tmp_path.iterdir())
 
 
 def test_results_come_one_by_one(crops):

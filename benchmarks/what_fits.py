@@ -1,0 +1,95 @@
+"""Print what of SD3-medium and Qwen2.5-VL-3B fits where, as the Markdown tables of the README.
+
+Nothing is loaded and no GPU is needed: sizes are computed on the meta device from the published
+configurations (in tests/data), peaks by the plan that ``--dry_run`` prints (`residency.plan_memory`), at
+512x512 with a batch of one.
+
+    python benchmarks/what_fits.py
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from residency import Size
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+DATA = ROOT / "tests" / "data"
+
+TEXT_PARTS = ("text_enc_1", "text_enc_2", "text_enc_3")
+FIRST = (*TEXT_PARTS, "prompt.vlm")  # of two GPUs
+
+
+def main() -> None:
+    """Print the table of components, then the table of machines."""
+    import torch
+
+    from residency import Size, plan_memory
+
+    half, exact = sizes(torch.bfloat16), sizes(torch.float32)
+    print("| component | parameters | bf16 | fp32 |\n|---|---:|---:|---:|")
+    for name, size in half.items():
+        in_gb = " | ".join(f"{one.bytes / 1e9:.2f} GB" for one in (size, exact[name]))
+        print(f"| {name} | {size.parameters / 1e6:,.0f} M | {in_gb} |")
+
+    first, second, cpu = "cuda:0", "cuda:1", "cpu"
+    on_one = {name: (size, first) for name, size in half.items()}
+    on_two = {name: (size, first if name in FIRST else second) for name, size in half.items()}
+    # int8 weights take a byte each; onnxruntime runs them on the CPU
+    int8 = {
+        name: (Size(size.parameters, size.parameters), cpu) if name in TEXT_PARTS else (size, first)
+        for name, size in half.items()
+    }
+    without_vlm = {name: place for name, place in int8.items() if name != "prompt.vlm"}
+    # fp32 arithmetic on 16-bit weights; the VLM stays in bf16
+    streamed = sizes(torch.float32, by_block=True) | {"prompt.vlm": half["prompt.vlm"]}
+    on_cpu = {name: (size, cpu) for name, size in streamed.items()}
+    machines = [
+        ("one 24 GB GPU", on_one, False, 24),
+        ("one 24 GB GPU, `--efficient_memory`", on_one, True, 24),
+        ("two 24 GB GPUs", on_two, False, 24),
+        ("12 GB GPU, quantized text encoders, `--efficient_memory`", int8, True, 12),
+        ("12 GB GPU, quantized text encoders, no VLM", without_vlm, False, 12),
+        ("16 GB of memory and no GPU, `--efficient_memory`", on_cpu, True, 16),
+    ]
+    print("\n| machine | peak of each GPU | peak of CPU memory | fits |\n|---|---|---|---|")
+    for machine, places, efficient, limit in machines:
+        plan = plan_memory(places, efficient)
+        gpus = [peak for device, peak in plan.peaks.items() if device != cpu]
+        memory = [f"{plan.peaks[cpu] / 1e9:.1f} GB"] if cpu in plan.peaks else []
+        memory += [f"up to {plan.waiting / 1e9:.1f} GB for models that wait"] if plan.waiting else []
+        share = max(gpus or plan.peaks.values()) / (limit * 2**30)  # a card's GB are 2^30 bytes
+        verdict = "no" if share > 1 else "tight" if share > 0.9 else "yes"
+        shown = ", ".join(f"{peak / 1e9:.1f} GB" for peak in gpus)
+        print(f"| {machine} | {shown or '–'} | {' + '.join(memory) or 'little'} | {verdict} |")
+
+
+def sizes(dtype: "torch.dtype", by_block: bool = False) -> "dict[str, Size]":
+    """Compute the size of every component in a dtype; ``by_block``: SD3's two largest stay in bf16."""
+    import torch
+    from accelerate import init_empty_weights
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    from residency import Size
+    from sd3_checkpoint import FOLDERS
+    from sd3_parts import build_on_meta, part_size
+
+    found = {}
+    for part, folder in FOLDERS.items():
+        config = json.loads((DATA / "sd3_medium" / folder / "config.json").read_text())
+        stored = torch.bfloat16 if by_block and part in ("text_enc_3", "transformer") else None
+        found[part] = part_size(build_on_meta(part, config), dtype, stored, part == "transformer")
+    with init_empty_weights():
+        vlm = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(DATA / "qwen2_5_vl_3b"))
+    vlm.tie_weights()
+    parameters = sum(parameter.numel() for parameter in vlm.parameters())
+    return found | {"prompt.vlm": Size(parameters, parameters * dtype.itemsize)}
+
+
+if __name__ == "__main__":
+    main()
