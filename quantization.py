@@ -160,7 +160,7 @@ def choose(seen: LayerInput, weights: Mapping[str, torch.Tensor]) -> dict[str, L
         smoothing = _smoothing(seen, strength)
         divisor = torch.ones(()) if smoothing is None else smoothing
         rows = seen.rows / divisor
-        rounded = {name: _rounded_rows(weight * divisor) for name, weight in weights.items()}
+        rounded = {name: rounded_rows(weight * divisor) for name, weight in weights.items()}
         for share in CLIPPING:
             scale, zero_point = _step(seen, divisor, rows, share)
             eight_bits = (rows / scale).round_().add_(zero_point).clamp_(0, 255).sub_(zero_point).mul_(scale)
@@ -179,26 +179,25 @@ def choose(seen: LayerInput, weights: Mapping[str, torch.Tensor]) -> dict[str, L
     return costs
 
 
-def ladder(costs: Mapping[str, LayerCost], others: Sequence[str] = ()) -> Iterator[dict[str, LayerPlan]]:
+def ladder(costs: Mapping[str, LayerCost], others: Mapping[str, float]) -> Iterator[dict[str, LayerPlan]]:
     """Yield plans from the smallest and fastest to the most exact.
 
     First every layer is ``static``. Then a growing share of them, those whose own output suffers most first,
-    is stored as ``weights``; when that is all, a growing share as ``float``.
+    is stored as ``weights``; when that is all, a growing share of everything as ``float``.
 
     Args:
         costs: from `choose`.
-        others: modules that only know ``weights`` and ``float``; they come along until the last plan.
+        others: modules that only know ``weights`` and ``float``, and the relative error of their weights.
     """
     plan = {name: LayerPlan("static", cost.activation) for name, cost in costs.items()}
     plan |= dict.fromkeys(others, LayerPlan("weights"))
     yield dict(plan)
-    by_static = sorted(costs, key=lambda name: costs[name].static, reverse=True)
-    by_weights = sorted(costs, key=lambda name: costs[name].weights, reverse=True)
-    for order, mode in ((by_static, LayerPlan("weights")), (by_weights, LayerPlan("float"))):
+    static = {name: cost.static for name, cost in costs.items()}
+    weights = {name: cost.weights for name, cost in costs.items()} | dict(others)
+    for errors, mode in ((static, LayerPlan("weights")), (weights, LayerPlan("float"))):
+        order = sorted(errors, key=lambda name: errors[name], reverse=True)
         for count in dict.fromkeys(math.ceil(len(order) * share) for share in SHARES):
             plan |= dict.fromkeys(order[:count], mode)
-            if mode.mode == "float" and count == len(order):
-                plan |= dict.fromkeys(others, mode)
             yield dict(plan)
 
 
@@ -262,6 +261,7 @@ def _step(seen: LayerInput, divisor: torch.Tensor, rows: torch.Tensor, share: fl
     return scale, max(0, min(255, round(-low / scale)))
 
 
-def _rounded_rows(weight: torch.Tensor) -> torch.Tensor:
+def rounded_rows(weight: torch.Tensor) -> torch.Tensor:
+    """Return (rows, columns) as they are after int8 with a scale for each row."""
     values, scale = quantize_rows(weight)
     return values.float() * scale[:, None]

@@ -30,7 +30,18 @@ from checkpoint_files import safetensors_info
 from lora.sr_lora import sr_lora_layers
 from lora.vae_encoder import merged_vae_encoder
 from onnx_export import Graph, LayerPlan, trace
-from quantization import Fidelity, LayerCost, choose, compare, ladder, observed, psnr, stream
+from quantization import (
+    Fidelity,
+    LayerCost,
+    choose,
+    compare,
+    ladder,
+    observed,
+    psnr,
+    relative_error,
+    rounded_rows,
+    stream,
+)
 from sd3_checkpoint import FOLDERS, SD3Checkpoint
 from sd3_parts import PARTS, Part, check_part
 
@@ -297,7 +308,7 @@ def quantize_part(component: str, pipeline: Pipeline, output_dir: Path, options:
     start = time.perf_counter()
     weights = PartWeights(component, pipeline.checkpoint)
     logger.info("%s: tracing", component)
-    graph = _trace(component, weights)
+    graph = trace_part(component, weights)
     logger.info("%s: running PyTorch's part on calibration and held-out data", component)
     with observed(pipeline.part(component), graph.groups()) as seen:
         for inputs in _progress(pipeline.inputs(component, held_out=False), "calibrating"):
@@ -307,12 +318,13 @@ def quantize_part(component: str, pipeline: Pipeline, output_dir: Path, options:
     costs: dict[str, LayerCost] = {}
     for group, layer_input in _progress(list(zip(graph.groups(), seen, strict=True)), "choosing"):
         costs |= choose(layer_input, {name: weights(f"{name}.weight") for name in group})
+    others = {name: _weight_error(weights(f"{name}.weight").flatten(1)) for name in graph.others}
 
     target = onnx_parts.part_folder(output_dir, component)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _replacing(target) as folder:
         tried = []
-        for plan in ladder(costs, graph.others):
+        for plan in ladder(costs, others):
             onnx_export.write(graph, plan, weights, folder)
             measured = _measure(component, folder, pipeline, held_out, exact)
             tried.append((_count(plan), measured))
@@ -329,7 +341,7 @@ def quantize_part(component: str, pipeline: Pipeline, output_dir: Path, options:
     return result
 
 
-def _trace(component: str, weights: PartWeights) -> Graph:
+def trace_part(component: str, weights: PartWeights) -> Graph:
     """Trace a part with small inputs; batch, picture size and number of text tokens stay free."""
     config = weights.files.config
     batch = {0: "batch"}
@@ -439,6 +451,11 @@ def _record(
             onnx_parts.DATA: {"bytes": (folder / onnx_parts.DATA).stat().st_size},
         },
     }
+
+
+def _weight_error(weight: torch.Tensor) -> float:
+    """Return the relative error of a convolution's or table's rows in int8."""
+    return relative_error(rounded_rows(weight), weight)
 
 
 def _count(plan: Mapping[str, LayerPlan]) -> dict[str, int]:
