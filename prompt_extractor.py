@@ -8,6 +8,7 @@ batch at a time and yields one prompt a picture, in order; a picture that cannot
 
 import hashlib
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from PIL.Image import Image
 
 from errors import PictureError
 from qwen_vl import QwenProcessor, answer_fault, check_vlm_folder, generate, load_vlm, one_line
-from ram.files import fingerprint, read_ram_size, read_tags, read_thresholds
+from ram.files import fingerprint, needed_shapes, read_ram_size, read_tags, read_thresholds
+from residency import Size
 from stage_times import StageTimes
 
 if TYPE_CHECKING:
@@ -107,7 +109,8 @@ class DapeExtractor:
         self.lists = {"tags": tags_path, "thresholds": thresholds_path}
         self.residency, self.device, self.dtype = residency, device, dtype
         self.batch_size, self.times = batch_size, times
-        residency.add("prompt.dape", self._load, device)
+        parameters = sum(math.prod(shape) for shape in needed_shapes(size).values())
+        residency.add("prompt.dape", self._load, device, Size(parameters, parameters * dtype.itemsize))
 
     def _load(self, device: "torch.device") -> "torch.nn.Module":
         from ram.model import load_ram
@@ -198,7 +201,13 @@ class VlmExtractor:
         self.max_new_tokens, self.batch_size, self.times = max_new_tokens, batch_size, times
         self.fallback = fallback
         self._processor: QwenProcessor | None = None
-        residency.add("prompt.vlm", lambda device: load_vlm(self.files, device, dtype), device)
+        parameters = self.files.parameters
+        residency.add(
+            "prompt.vlm",
+            lambda device: load_vlm(self.files, device, dtype),
+            device,
+            Size(parameters, parameters * dtype.itemsize),
+        )
 
     def __call__(
         self, parents: Sequence[Image] | None, inputs: Sequence[Image]

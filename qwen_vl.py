@@ -43,6 +43,7 @@ class VlmFiles:
         folder: where the files are.
         revision: the hub's commit; None for a folder of one's own.
         bytes: size of the weights in their files.
+        parameters: number of weights in them.
         dtype: of most tensors in the files, in safetensors' words (``BF16``).
         adapter: the tuned prompt extractor's weights, or None.
     """
@@ -51,6 +52,7 @@ class VlmFiles:
     folder: Path
     revision: str | None
     bytes: int
+    parameters: int
     dtype: str
     adapter: VlmAdapter | None
 
@@ -84,7 +86,8 @@ def check_vlm_folder(vlm_path: str | Path, vlm_lora_path: Path | None, download:
     total = sum(shard.stat().st_size for shard in shards)
     name = str(vlm_path) if revision else folder.resolve().name
     dtype = Counter(info.dtype for info in tensors.values()).most_common(1)[0][0]
-    return VlmFiles(name, folder, revision, total, dtype, adapter)
+    parameters = sum(info.elements for info in tensors.values())
+    return VlmFiles(name, folder, revision, total, parameters, dtype, adapter)
 
 
 def linear_layers(tensors: dict[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
