@@ -1,0 +1,221 @@
+"""What int8 ONNX text encoders save and cost, on true sizes.
+
+    python benchmarks/quantized.py                         CLIP-L and CLIP-G: size, latency, fidelity
+    python benchmarks/quantized.py --component text_enc_3  T5-XXL (10 GB of disk, most of an hour)
+
+No text encoder's trained weights come with a package registry, so the weights are random, with statistics
+like trained ones: each output channel of a layer has a scale of its own, a few channels of the norms and of
+the residual stream are far larger than the others (outliers, the hard part of 8-bit inputs). Latency: median
+of several calls with one prompt, PyTorch and ONNX Runtime each on the same threads, one after the other in
+one process. Peak memory: the process's maximum resident set while the part was quantized.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+DATA = ROOT / "tests" / "data"
+OUTLIER_CHANNELS = 4
+OUTLIER_FACTOR = 12.0
+
+
+def main() -> None:
+    """Make random checkpoints, quantize them, and print a table for each."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--component", nargs="+", default=["text_enc_1", "text_enc_2"])
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--calls", type=int, default=15)
+    options = parser.parse_args()
+
+    import torch
+
+    torch.set_num_threads(options.threads)
+    for component in options.component:
+        with tempfile.TemporaryDirectory(prefix="quantized.") as scratch:
+            measure(component, Path(scratch), options.calls)
+
+
+def measure(component: str, scratch: Path, calls: int) -> None:
+    """Quantize one text encoder of true size and print what came of it."""
+    import torch
+
+    from calibration import read_calibration
+    from quantize_model import report
+    from quantize_part import Pipeline, quantize_part
+    from sd3_checkpoint import FOLDERS, check_sd3
+
+    model = scratch / "sd3"
+    parameters = make_checkpoint(component, model)
+    others = FOLDERS.keys() - {component}
+    checkpoint = check_sd3(str(model), None, None, replaced=others)
+    pipeline = Pipeline(checkpoint, read_calibration(None, 10), torch.device("cpu"))
+    source = {"pretrained_model_name_or_path": "random weights"}
+    result = quantize_part(component, pipeline, scratch / "quantized", source)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(f"\n{component}: {parameters / 1e6:.0f} M parameters, {4 * parameters / 1e6:.0f} MB in fp32;"
+          f" {torch.get_num_threads()} threads")  # fmt: skip
+    print(report(component, result))
+    print(f"  made in {result.seconds:.0f} s, peak memory {peak / 2**30:.1f} GiB")
+    for count, measured in result.tried:
+        print(f"  tried {count}: {measured}")
+    if component != "text_enc_3":
+        print_latencies(component, pipeline, result.folder, scratch, calls)
+
+
+def print_latencies(component: str, pipeline, folder: Path, scratch: Path, calls: int) -> None:  # type: ignore[no-untyped-def]
+    """Time PyTorch in fp32, the quantized part, and the other ways to store it."""
+    import torch
+
+    import onnx_export
+    from onnx_parts import OnnxPart
+    from quantization import compare
+    from quantize_part import PartWeights, trace_part
+    from sd3_parts import load_part
+
+    cpu = torch.device("cpu")
+    part = load_part(component, pipeline.checkpoint, cpu, torch.float32)
+    (batch,) = pipeline.inputs(component, held_out=True)[0]
+    input_ids = batch[1:2]
+    with torch.no_grad():
+        exact = part(input_ids)
+        base = median(lambda: part(input_ids), calls)
+    print(f"  {'one prompt':34} {'ms':>8} {'speed':>7} {'MB':>8}   cosine of hidden state, pooled")
+    print(f"  {'PyTorch fp32':34} {base:8.1f} {1:6.2f}x")
+
+    def row(name: str, path: Path) -> None:
+        session = OnnxPart(path, cpu)
+        found = session(input_ids)
+        ms = median(lambda: session(input_ids), calls)
+        size = sum(file.stat().st_size for file in path.iterdir()) / 1e6
+        cosines = ", ".join(f"{compare(a, b).cosine:.5f}" for a, b in zip(found, exact, strict=True))
+        print(f"  {name:34} {ms:8.1f} {base / ms:6.2f}x {size:8.1f}   {cosines}", flush=True)
+
+    row("as quantize_model.py stored it", folder)
+    weights = PartWeights(component, pipeline.checkpoint)
+    graph = trace_part(component, weights)
+    for name, mode in (("all layers fp32", "float"), ("all layers 8-bit weights", "weights")):
+        path = scratch / mode
+        path.mkdir()
+        layers = [*graph.linears, *graph.others]
+        onnx_export.write(graph, dict.fromkeys(layers, onnx_export.LayerPlan(mode)), weights, path)  # type: ignore[arg-type]
+        row(name, path)
+    if component == "text_enc_1":  # these tools take several times the model's memory
+        for name, path in onnxruntimes_own(scratch / "float", scratch, input_ids.numpy()):
+            row(name, path)
+
+
+def onnxruntimes_own(fp32: Path, scratch: Path, input_ids) -> Iterator[tuple[str, Path]]:  # type: ignore[no-untyped-def]
+    """Quantize the fp32 graph with onnxruntime's own tools, for comparison: dynamic, QDQ, QOperator."""
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_dynamic,
+        quantize_static,
+    )
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.feeds = iter([{"input_ids": input_ids}])
+
+        def get_next(self) -> dict | None:
+            return next(self.feeds, None)
+
+    common = {"per_channel": True, "weight_type": QuantType.QInt8, "use_external_data_format": True}
+    own = {"op_types_to_quantize": ["MatMul", "Gemm"]}
+    folder = scratch / "dynamic"
+    folder.mkdir()
+    quantize_dynamic(fp32 / "model.onnx", folder / "model.onnx", **common, **own,
+                     extra_options={"MatMulConstBOnly": True})  # fmt: skip
+    yield "onnxruntime quantize_dynamic", folder
+    for name in ("QDQ", "QOperator"):
+        folder = scratch / name
+        folder.mkdir()
+        quantize_static(fp32 / "model.onnx", folder / "model.onnx", Reader(), **common, **own,
+                        quant_format=QuantFormat[name], activation_type=QuantType.QUInt8,
+                        extra_options={"MatMulConstBOnly": True})  # fmt: skip
+        yield f"onnxruntime quantize_static {name}", folder
+
+
+def median(call: Callable[[], object], calls: int) -> float:
+    """Return the median time of a call in milliseconds, after two that warm up."""
+    times = []
+    for _ in range(calls + 2):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[2:]) * 1e3
+
+
+def make_checkpoint(component: str, folder: Path) -> int:
+    """Write a random text encoder of true size in SD3's layout, fp16; return its number of parameters."""
+    import torch
+    from safetensors.torch import save_file
+
+    from sd3_checkpoint import FOLDERS
+    from sd3_parts import build_on_meta
+
+    shutil.copytree(DATA / "sd3_medium", folder)
+    for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+        shutil.copytree(DATA / "parity" / "sd3" / name, folder / name)
+    own = folder / FOLDERS[component]
+    network = build_on_meta(component, json.loads((own / "config.json").read_text(encoding="utf-8")))
+    generator = torch.Generator().manual_seed(5)
+    shards: list[dict[str, torch.Tensor]] = [{}]
+    size = parameters = 0
+    index = {}
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
+    for name, shape in shapes.items():
+        tensor = random_weight(name, shape, generator)
+        shards[-1][name] = tensor.to(torch.float16)
+        index[name] = f"model-{len(shards):05}.safetensors"
+        size += shards[-1][name].nbytes
+        parameters += tensor.numel()
+        if size > 2 * 2**30 or name == list(shapes)[-1]:
+            save_file(shards[-1], own / index[name])
+            shards[-1].clear()
+            shards.append({})
+            size = 0
+    (own / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    return parameters
+
+
+def random_weight(name: str, shape: tuple[int, ...], generator):  # type: ignore[no-untyped-def]
+    """Return a random parameter with statistics like a trained one's."""
+    import torch
+
+    def normal(*size: int) -> torch.Tensor:
+        return torch.randn(*size, generator=generator)
+
+    t5 = "SelfAttention" in name or "DenseReluDense" in name or "layer_norm.weight" in name.split("block")[-1]
+    if name.endswith("bias"):
+        return 0.02 * normal(*shape)
+    if len(shape) == 1:  # norm
+        weight = (0.3 * normal(*shape)).exp()
+        weight[:OUTLIER_CHANNELS] *= OUTLIER_FACTOR
+        return weight * (0.2 if t5 and "block" in name else 1)
+    if "embed" in name or name.startswith("shared"):
+        return (1.0 if name.startswith("shared") else 0.02) * normal(*shape)
+    if "relative_attention_bias" in name:
+        return normal(*shape)
+    outputs, inputs = shape
+    weight = normal(*shape).mul_((0.4 * normal(outputs, 1)).exp_()).mul_(inputs**-0.5)
+    if name.endswith(("fc2.weight", "wo.weight")):  # writes the residual stream
+        weight[:OUTLIER_CHANNELS] *= OUTLIER_FACTOR
+    if name.endswith((".q.weight", "q_proj.weight")):  # T5 scales no attention scores: its queries are small
+        weight *= 0.1 if name.endswith(".q.weight") else 1.0
+    return weight
+
+
+if __name__ == "__main__":
+    main()
