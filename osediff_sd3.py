@@ -39,7 +39,7 @@ T5_TOKENS = 512
 PROMPTS_KEPT = 32
 TEXT_PARTS = ("text_enc_1", "text_enc_2", "text_enc_3")
 
-STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # as safetensors names them
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -141,18 +141,21 @@ class OSEDiffSD3:
         self.residency, self.times, self.xformers = residency, times, xformers
         self.batch_size = batch_size
         self.tiles = tiles or Tiles()
-        text_dtype, sr_dtype = (
-            choose_dtype(mixed_precision, plan.text),
-            choose_dtype(mixed_precision, plan.sr),
-        )
-        self.dtypes = dict.fromkeys(TEXT_PARTS, text_dtype) | {"transformer": sr_dtype}
+        self.dtypes = dict.fromkeys(TEXT_PARTS, choose_dtype(mixed_precision, plan.text))
+        self.dtypes["transformer"] = sr_dtype = choose_dtype(mixed_precision, plan.sr)
         vae_dtype = torch.float32 if sr_dtype == torch.float16 else sr_dtype
         self.dtypes |= {"vae_encoder": vae_dtype, "vae_decoder": vae_dtype}
         self._name = model
         vae = self.checkpoint.parts["vae"].config
         self._scaling_factor, self._shift_factor = vae["scaling_factor"], vae["shift_factor"]
         self._pixels = 2 ** (len(vae["block_out_channels"]) - 1)  # picture pixels a latent pixel, 8
-        self._side_step = self._pixels * self.checkpoint.parts["transformer"].config["patch_size"]
+        transformer = self.checkpoint.parts["transformer"].config
+        self._side_step = self._pixels * transformer["patch_size"]
+        largest = transformer["pos_embed_max_size"] * transformer["patch_size"]
+        if self.tiles.latent > largest:
+            raise InputError(
+                f"--latent_tiled_size {self.tiles.latent}: this transformer takes {largest} at most"
+            )
         self._timestep = one_step(self.checkpoint.folder)
         self._tokenizers: dict[str, Any] = {}
         self._embeddings: OrderedDict[tuple[str, bool], Embedding] = OrderedDict()
@@ -165,9 +168,7 @@ class OSEDiffSD3:
                 continue
             files = self.checkpoint.parts[folder]
             network = check_part(part, self.checkpoint.folder / folder, files.config, files.tensors)
-            stored = (
-                STORED[next(iter(files.tensors.values())).dtype] if self._by_block(part, device) else None
-            )
+            stored = DTYPES[files.dtype] if self._by_block(part, device) else None
             lora = part == "transformer" and self.checkpoint.lora_path is not None
             size = part_size(network, self.dtypes[part], stored, lora)
             residency.add(part, self._loader(part), device, size)

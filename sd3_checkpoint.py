@@ -14,6 +14,7 @@
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,11 @@ class PartFiles:
     def parameters(self) -> int:
         """Number of elements over all tensors."""
         return sum(info.elements for info in self.tensors.values())
+
+    @property
+    def dtype(self) -> str:
+        """Type of most tensors, in safetensors' words."""
+        return Counter(info.dtype for info in self.tensors.values()).most_common(1)[0][0]
 
 
 @dataclass(frozen=True)
@@ -257,7 +263,10 @@ def _check_part(folder: Path, weights: bool) -> PartFiles:
         raise InputError(
             f"{folder}: {missing[0]} is in the index, but in none of the shards; download it again"
         )
-    return PartFiles(config, files, tensors)
+    part = PartFiles(config, files, tensors)
+    if part.dtype not in ("F32", "F16", "BF16"):
+        raise InputError(f"{folder}: weights in {part.dtype}; take those in F16, BF16 or F32")
+    return part
 
 
 def weights_files(folder: Path) -> tuple[tuple[Path, ...], Collection[str]]:
@@ -291,7 +300,8 @@ def _check_config(folder: Path, parts: dict[str, PartFiles]) -> None:
         raise InputError(f"{folder}: SD3.5; the SR LoRA and this program are made for SD3-medium")
     if vae.get("_class_name") != "AutoencoderKL":
         raise InputError(f"{folder / 'vae'}: a {vae.get('_class_name')}, not SD3's VAE (AutoencoderKL)")
-    for key in ("num_layers", "num_attention_heads", "attention_head_dim", "in_channels"):
+    sizes = ("num_layers", "num_attention_heads", "attention_head_dim", "patch_size", "pos_embed_max_size")
+    for key in sizes:
         if not isinstance(transformer.get(key), int):
             raise InputError(f"{folder / 'transformer' / 'config.json'}: {key} is missing; download it again")
     for key in ("scaling_factor", "shift_factor"):

@@ -400,6 +400,11 @@ def test_tile_sizes_that_cannot_work_are_refused(sizes, option):
         Tiles(**sizes)
 
 
+def test_a_tile_larger_than_the_position_embedding_is_refused():
+    with pytest.raises(InputError, match="--latent_tiled_size 98: this transformer takes 96 at most"):
+        backbone(tiles=Tiles(latent=98))
+
+
 def test_without_xformers_the_run_says_so_once_and_goes_on(crops, expected_pixels, caplog):
     network = backbone(xformers=True)
     assert grey_levels(pixels(network(crops, SIDE, PROMPTS, SEEDS)), expected_pixels) == 0
@@ -502,6 +507,13 @@ def test_what_is_missing_from_a_folder_is_named(copy, file, message):
     with pytest.raises(InputError, match=message) as caught:
         check_sd3(str(copy), LORA, VAE)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_in_8_bits_are_refused(copy):
+    path = copy / "text_encoder_3/model.safetensors"
+    save_file({name: tensor.to(torch.float8_e4m3fn) for name, tensor in load_file(path).items()}, path)
+    with pytest.raises(InputError, match="text_encoder_3: weights in F8_E4M3"):
+        check_sd3(str(copy), LORA, VAE)
 
 
 def test_the_lora_of_another_transformer_is_refused(copy):
