@@ -42,7 +42,7 @@ TOKENIZER_FILES = (
     "spiece.model",
 )  # fmt: skip
 STEMS = ("model", "diffusion_pytorch_model")  # transformers' name and diffusers' name of the weights
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # not ./folder
 
 
 @dataclass(frozen=True)
