@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import PARITY, run_script
+from conftest import PARITY, ROOT, run_script
 from quantized_parts import FROM, LORA, MODEL, RUN, VAE, quantized_parts
 
 import calibration
@@ -414,3 +414,19 @@ def test_a_folder_without_pictures_is_refused(tmp_path):
 
 def test_the_built_in_data_needs_nothing_but_the_repository():
     assert calibration.read_calibration(None, 5).pictures
+
+
+# requirements
+
+
+def pins(name):
+    lines = (line.partition("#")[0].strip() for line in (ROOT / name).read_text().splitlines())
+    return dict(line.split("==") for line in lines if line)
+
+
+def test_the_gpu_requirements_are_the_same_pins_with_the_other_onnxruntime():
+    cpu, gpu = pins("requirements.txt"), pins("requirements-gpu.txt")
+    assert gpu.keys() - cpu.keys() == {"onnxruntime-gpu"}
+    assert "onnxruntime" in cpu.keys() - gpu.keys()
+    assert not [name for name in gpu if "[onnxruntime]" in name]  # an extra that brings the other one along
+    assert {name: cpu[name] for name in gpu.keys() & cpu.keys()}.items() <= gpu.items()
