@@ -176,10 +176,11 @@ class OSEDiffSD3:
     def _by_block(self, part: str, device: torch.device) -> bool:
         """Whether a part's weights stay as the file has them, to be cast a block at a time.
 
-        Without an accelerator, the two largest would not fit a laptop's memory in fp32 (28 GB).
+        Without an accelerator: in fp32, T5 and the transformer would not fit a laptop's memory (27 GB), and
+        weights that stay memory-mapped are there at once. The VAE is small.
         """
-        large = part in ("text_enc_3", "transformer") and self.dtypes[part] == torch.float32
-        return large and self.residency.efficient_memory and device.type == "cpu"
+        exact = part in (*TEXT_PARTS, "transformer") and self.dtypes[part] == torch.float32
+        return exact and self.residency.efficient_memory and device.type == "cpu"
 
     def _loader(self, part: str) -> Loader:
         def load(device: torch.device) -> Part:

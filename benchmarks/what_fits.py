@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def sizes(dtype: "torch.dtype", by_block: bool = False) -> "dict[str, Size]":
-    """Compute the size of every component in a dtype; ``by_block``: SD3's two largest stay in bf16."""
+    """Compute the size of every component in a dtype; ``by_block``: all but the VAE stay in bf16."""
     import torch
     from accelerate import init_empty_weights
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -82,7 +82,7 @@ def sizes(dtype: "torch.dtype", by_block: bool = False) -> "dict[str, Size]":
     found = {}
     for part, folder in FOLDERS.items():
         config = json.loads((DATA / "sd3_medium" / folder / "config.json").read_text())
-        stored = torch.bfloat16 if by_block and part in ("text_enc_3", "transformer") else None
+        stored = torch.bfloat16 if by_block and not part.startswith("vae") else None
         found[part] = part_size(build_on_meta(part, config), dtype, stored, part == "transformer")
     with init_empty_weights():
         vlm = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(DATA / "qwen2_5_vl_3b"))

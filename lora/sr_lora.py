@@ -89,7 +89,7 @@ def merge_sr_lora(transformer: "torch.nn.Module", path: Path, dtype: "torch.dtyp
                 f" {tuple(weight.shape)}: the LoRA of another model"
             )
         up, down = up.to(weight.device, torch.float32), down.to(weight.device, torch.float32)
-        merged = torch.addmm(weight.detach().float(), up, down).to(dtype)
+        merged = weight.detach().to(torch.float32, copy=True).addmm_(up, down).to(dtype)
         layer.weight = torch.nn.Parameter(merged, requires_grad=False)
     return len(layers)
 
