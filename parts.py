@@ -53,6 +53,8 @@ def choose_parts(options: Namespace, times: StageTimes) -> Parts:
     residency = Residency(options.efficient_memory, times)
     extractor = _choose_extractor(options, plan, residency, times)
     backbone = _choose_backbone(options, plan, residency, times)
+    for shortage in residency.shortages(options.batch_size, options.process_size):
+        log.warning("%s", shortage)
     return Parts(extractor, backbone, residency, plan)
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HOST_RESERVE = 4 * 2**30  # bytes of CPU memory that parked models leave to everything else
+SECOND_GPU = 6 * 10**9  # free bytes that make a second GPU worth using: SD3's transformer and VAE in 16 bits
 # What forward passes take beside the weights. A picture: the VAE decoder, the largest, takes 1.0 GiB for
 # 512x512 in fp32 (measured on a CPU). Fixed: CUDA's own context and libraries.
 PICTURE_WORKING = 2**30
@@ -122,7 +123,7 @@ class DevicePlan:
 
 
 def plan_devices(name: str, efficient_memory: bool = False) -> DevicePlan:
-    """Spread a run over the devices here: ``auto`` uses two CUDA devices where there are two.
+    """Spread a run over the devices here: ``auto`` uses a second CUDA device where one has room.
 
     Args:
         name: as for `choose_device`; a named device gets everything.
@@ -134,8 +135,11 @@ def plan_devices(name: str, efficient_memory: bool = False) -> DevicePlan:
     import torch
 
     first = second = choose_device(name)
-    if name == "auto" and first.type == "cuda" and torch.cuda.device_count() > 1 and not efficient_memory:
-        second = torch.device("cuda:1")
+    if name == "auto" and first.type == "cuda" and not efficient_memory:
+        free = {number: torch.cuda.mem_get_info(number)[0] for number in range(1, torch.cuda.device_count())}
+        roomiest = max(free, key=lambda number: free[number], default=0)
+        if free.get(roomiest, 0) >= SECOND_GPU:
+            second = torch.device("cuda", roomiest)
     return DevicePlan(text=first, vlm=first, sr=second, efficient_memory=efficient_memory)
 
 
@@ -314,6 +318,27 @@ class Residency:
             name: (component.size, str(component.device)) for name, component in self._components.items()
         }
         return plan_memory(components, self.efficient_memory, batch_size, side)
+
+    def shortages(self, batch_size: int = 1, side: int = 512) -> list[str]:
+        """Say which devices have less free memory than the plan needs; arguments as for `plan_memory`."""
+        import psutil
+        import torch
+
+        found = []
+        for name, peak in self.plan(batch_size, side).peaks.items():
+            device = torch.device(name)
+            if device.type == "cuda":
+                free = torch.cuda.mem_get_info(device)[0]
+            elif device.type == "cpu":
+                free = psutil.virtual_memory().available
+            else:
+                continue
+            if peak > free:
+                way_out = "smaller batches or --quantize" if self.efficient_memory else "--efficient_memory"
+                found.append(
+                    f"{name} has {free / 1e9:.1f} GB free of about {peak / 1e9:.1f} GB needed: try {way_out}"
+                )
+        return found
 
     def release(self) -> None:
         """Drop every component; those used again are read again."""

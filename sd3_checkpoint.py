@@ -17,6 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ TOKENIZER_FILES = (
     "spiece.model",
 )  # fmt: skip
 STEMS = ("model", "diffusion_pytorch_model")  # transformers' name and diffusers' name of the weights
+# Hub revisions that are known to work; other models are taken as the hub has them today.
+REVISIONS = {"stabilityai/stable-diffusion-3-medium-diffusers": "ea42f8cef0f178587cf766dc8129abd379c90671"}
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # not ./folder
 
 
@@ -154,10 +157,11 @@ def find_sd3(model: str, replaced: Collection[str] = (), download: bool = True) 
         )
     if not HUB_NAME.fullmatch(model):
         raise InputError(f"{path}: no such folder, and not a hub name (OWNER/NAME)")
-    return _from_hub(model, replaced, download)
+    return _from_hub(model, frozenset(replaced), download)
 
 
-def _from_hub(name: str, replaced: Collection[str], download: bool) -> Path:
+@cache  # checked before anything is imported and again where it is loaded: asked once
+def _from_hub(name: str, replaced: frozenset[str], download: bool) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -168,12 +172,13 @@ def _from_hub(name: str, replaced: Collection[str], download: bool) -> Path:
         RepositoryNotFoundError,
     )
 
+    revision = REVISIONS.get(name)
     try:
         if not download:
-            return Path(snapshot_download(name, local_files_only=True))
-        wanted = needed_files(HfApi().list_repo_files(name), replaced)
+            return Path(snapshot_download(name, revision=revision, local_files_only=True))
+        wanted = needed_files(HfApi().list_repo_files(name, revision=revision), replaced)
         logger.info("fetching %d files of %s from the Hugging Face hub", len(wanted), name)
-        return Path(snapshot_download(name, allow_patterns=wanted))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except GatedRepoError:
         raise InputError(
             f"{name}: a gated model: accept its licence at https://huggingface.co/{name} and log in"
@@ -189,7 +194,7 @@ def _from_hub(name: str, replaced: Collection[str], download: bool) -> Path:
         OSError,
     ) as error:
         try:
-            return Path(snapshot_download(name, local_files_only=True))
+            return Path(snapshot_download(name, revision=revision, local_files_only=True))
         except (LocalEntryNotFoundError, OfflineModeIsEnabled):
             why = (
                 "not in the hub's cache"

@@ -69,6 +69,9 @@ class Part(torch.nn.Module):
     @contextmanager
     def in_fp32(self) -> Iterator[None]:
         """Compute in fp32 within a with block, with the weights as they are, a block at a time."""
+        if self.dtype == torch.float32:
+            yield
+            return
         dtype, self.dtype = self.dtype, torch.float32
         undo = upcast_by_block(self.model, torch.float32)
         try:

@@ -617,13 +617,31 @@ def test_offline_a_hub_name_is_refused_in_one_line():
         check_sd3("someone/sd3", LORA, VAE, download=False)
 
 
+def test_a_hub_name_is_fetched_once_file_by_file(monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot_download(name, revision, allow_patterns):
+        asked.append((name, revision, allow_patterns))
+        return str(SD3)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, name, revision: HUB)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    name = "stabilityai/stable-diffusion-3-medium-diffusers"
+    for _ in range(2):
+        assert check_sd3(name, LORA, VAE).folder == SD3
+    sd3_checkpoint._from_hub.cache_clear()
+    assert asked == [(name, "ea42f8cef0f178587cf766dc8129abd379c90671", needed_files(HUB))]
+
+
 def test_a_gated_model_tells_how_to_get_in(monkeypatch):
     import huggingface_hub
     import requests
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     def refuse(error):
-        def list_repo_files(self, name):
+        def list_repo_files(self, name, revision=None):
             raise error("401\nCannot access gated repo", response=requests.Response())
 
         monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", list_repo_files)

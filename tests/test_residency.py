@@ -85,10 +85,21 @@ def test_a_precision_that_does_not_work_on_the_cpu_is_refused(name):
 def test_two_cuda_devices_share_the_work_unless_one_is_named_or_memory_is_short(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (24 * 10**9, 24 * 10**9))
     plan = plan_devices("auto")
     assert (str(plan.text), str(plan.vlm), str(plan.sr)) == ("cuda:0", "cuda:0", "cuda:1")
     assert str(plan_devices("cuda:1").sr) == str(plan_devices("cuda:1").text) == "cuda:1"
     assert plan_devices("auto", efficient_memory=True).sr == CUDA
+
+
+def test_the_second_cuda_device_is_the_one_with_room_for_the_sr_networks(monkeypatch):
+    free = [24, 2, 16]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(free))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (free[number] * 10**9, 0))
+    assert str(plan_devices("auto").sr) == "cuda:2"
+    free.pop()
+    assert str(plan_devices("auto").sr) == "cuda:0"
 
 
 # coming and going
@@ -261,6 +272,15 @@ def test_the_plan_adds_up_what_is_on_a_device_together():
     assert efficient.peaks["cuda:0"] == 8 + working
     assert efficient.waiting == 13
     assert plan_memory(sizes, False, batch_size=4, side=1024).peaks["cuda:1"] > 16 * (working - 2**29)
+
+
+def test_a_device_with_less_free_memory_than_needed_is_named_with_the_way_out(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (105 * 10**8, 24 * 10**9))
+    residency = Residency()
+    residency.add("t5", Model, CUDA, Size(4_762_310_656, 9_524_621_312))
+    (line,) = residency.shortages()
+    assert line == "cuda:0 has 10.5 GB free of about 11.1 GB needed: try --efficient_memory"
+    assert not residency.shortages(side=64)
 
 
 def test_the_plan_names_every_component_also_those_of_unknown_size():
