@@ -4,9 +4,9 @@
 2. `LayerInput` keeps what one layer's inputs look like over the calibration data.
 3. `choose` tries ways to round a layer's input to 8 bits (smoothing, clipping) on that, and says what each
    way of storing the layer costs: the relative error of its own output.
-4. `ladder` turns these costs into plans, from all layers ``static`` on, the layers that suffer most going to
-   ``weights`` first and to ``float`` last. The caller writes, measures against PyTorch, and stops at the
-   first plan over the bar.
+4. `plans` stores every layer the cheapest way whose cost stays under a limit, and lowers the limit: from all
+   layers ``static`` to all ``float``. The caller writes, measures against PyTorch, and stops at the first
+   plan over the bar.
 """
 
 import math
@@ -17,13 +17,22 @@ from typing import Any
 
 import torch
 
-from onnx_export import Activation, LayerPlan, ReadTensor, hollow, quantize_blocks, quantize_rows
+from onnx_export import (
+    Activation,
+    LayerMode,
+    LayerPlan,
+    ReadTensor,
+    hollow,
+    quantize_blocks,
+    quantize_rows,
+)
 
 ROWS = 128  # input vectors kept of each layer; every token or pixel of a calibration sample is one
 EXTREME_ROWS = 32  # of these, the ones with the largest elements: outliers decide how well 8 bits do
 SMOOTHING = (0.0, 0.5, 0.75)  # exponents tried of SmoothQuant's migration of outliers into the weights
 CLIPPING = (1.0, 0.9999, 0.999)  # shares of the elements that stay unclipped, tried; 1 is min and max
-SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # of the layers that leave a mode, tried one after the other
+# Costs that no layer may exceed, tried one after the other. Rounding a weight alone costs about 0.005.
+LIMITS = (math.inf, 0.1, 0.05, 0.03, 0.02, 0.014, 0.01, 0.007, 0.004, 0.0)
 TINY = 1e-8
 
 
@@ -131,17 +140,15 @@ def observed(part: torch.nn.Module, groups: Sequence[Sequence[str]]) -> Iterator
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What storing a layer in 8 bits costs.
+    """What storing a layer in 8 bits costs: the relative error of its own output on calibration data.
 
     Attributes:
-        activation: the best way found to round its input.
-        static: relative error of its output where weight and input are rounded that way.
-        weights: the same where only the weight is rounded.
+        errors: by mode, the cheapest and fastest mode first; ``float`` costs nothing.
+        activation: the best way found to round its input, where ``static`` is one of the modes.
     """
 
-    activation: Activation
-    static: float
-    weights: float
+    errors: dict[LayerMode, float]
+    activation: Activation | None = None
 
 
 def choose(seen: LayerInput, weights: Mapping[str, torch.Tensor]) -> dict[str, LayerCost]:
@@ -170,35 +177,35 @@ def choose(seen: LayerInput, weights: Mapping[str, torch.Tensor]) -> dict[str, L
             if best is None or sum(errors.values()) < best[0]:
                 best = sum(errors.values()), Activation(scale, zero_point, smoothing), errors
     assert best is not None
-    costs = {}
-    for name, weight in weights.items():
-        values, scales, _ = quantize_blocks(weight)
-        blocks = (values.float() - 128) * scales[..., None]
-        stored = blocks.flatten(1)[:, : weight.shape[1]]
-        costs[name] = LayerCost(best[1], best[2][name], relative_error(seen.rows @ stored.t(), exact[name]))
-    return costs
+    return {
+        name: LayerCost(
+            {
+                "static": best[2][name],
+                "blocks": relative_error(_product_of_blocks(seen.rows, weight), exact[name]),
+                "weights": relative_error(seen.rows @ rounded_rows(weight).t(), exact[name]),
+            },
+            best[1],
+        )
+        for name, weight in weights.items()
+    }
 
 
-def ladder(costs: Mapping[str, LayerCost], others: Mapping[str, float]) -> Iterator[dict[str, LayerPlan]]:
-    """Yield plans from the smallest and fastest to the most exact.
-
-    First every layer is ``static``. Then a growing share of them, those whose own output suffers most first,
-    is stored as ``weights``; when that is all, a growing share of everything as ``float``.
+def plans(costs: Mapping[str, LayerCost]) -> Iterator[dict[str, LayerPlan]]:
+    """Yield plans from the smallest and fastest to the most exact, by `LIMITS`.
 
     Args:
-        costs: from `choose`.
-        others: modules that only know ``weights`` and ``float``, and the relative error of their weights.
+        costs: of every module that can be stored in 8 bits.
     """
-    plan = {name: LayerPlan("static", cost.activation) for name, cost in costs.items()}
-    plan |= dict.fromkeys(others, LayerPlan("weights"))
-    yield dict(plan)
-    static = {name: cost.static for name, cost in costs.items()}
-    weights = {name: cost.weights for name, cost in costs.items()} | dict(others)
-    for errors, mode in ((static, LayerPlan("weights")), (weights, LayerPlan("float"))):
-        order = sorted(errors, key=lambda name: errors[name], reverse=True)
-        for count in dict.fromkeys(math.ceil(len(order) * share) for share in SHARES):
-            plan |= dict.fromkeys(order[:count], mode)
-            yield dict(plan)
+    before: dict[str, LayerPlan] = {}
+    for limit in LIMITS:
+        plan = {}
+        for name, cost in costs.items():
+            fitting = [mode for mode, error in cost.errors.items() if error <= limit]
+            mode: LayerMode = fitting[0] if fitting else "float"
+            plan[name] = LayerPlan(mode, cost.activation if mode == "static" else None)
+        if plan != before:
+            yield plan
+        before = plan
 
 
 @dataclass(frozen=True)
@@ -237,6 +244,14 @@ def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
     """Return the root mean square over rows of |found - exact| / |exact|: every row counts the same."""
     errors = (found - exact).norm(dim=-1) / exact.norm(dim=-1).clamp(min=TINY)
     return errors.square().mean().sqrt().item()
+
+
+def _product_of_blocks(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return rows times a weight (outputs, inputs), both rounded block by block."""
+    values, scale, block = quantize_blocks(weight)
+    stored = ((values.float() - 128) * scale[..., None]).flatten(1)
+    padded = torch.nn.functional.pad(rows, (0, stored.shape[1] - rows.shape[1]))
+    return rounded_rows(padded.reshape(-1, block)).view_as(padded) @ stored.t()
 
 
 def _smoothing(seen: LayerInput, strength: float) -> torch.Tensor | None:

@@ -167,22 +167,29 @@ def report(component: str, result: "Result") -> str:
     """Say in a few lines what became of a part."""
     share = result.bytes / result.fp32_bytes
     modes = [planned.mode for planned in result.plan.values()]
+    words = {
+        "static": "int8 with int8 inputs",
+        "blocks": "int8 by blocks",
+        "weights": "int8 weights",
+        "float": "fp32",
+    }
+    counts = [f"{modes.count(mode)} {what}" for mode, what in words.items() if mode in modes]
     lines = [
         f"{component}: {result.bytes / 1e6:.1f} MB, {share:.1%} of fp32, in {result.seconds:.0f} s,"
         f" {result.folder}",
         f"  {result.measured}",
-        f"  layers: {modes.count('static')} int8 with int8 inputs,"
-        f" {modes.count('weights')} with 8-bit weights, {modes.count('float')} in fp32",
+        f"  layers: {', '.join(counts)}",
     ]
-    kept = [name.removeprefix("model.") for name, planned in result.plan.items() if planned.mode != "static"]
-    suffering = sorted(
-        (name for name in kept if f"model.{name}" in result.costs),
-        key=lambda name: result.costs[f"model.{name}"].static,
-        reverse=True,
-    )
-    if suffering:
-        more = f" and {len(suffering) - 8} more" if len(suffering) > 8 else ""
-        lines.append(f"  int8 inputs hurt most in {', '.join(suffering[:8])}{more}")
+    static = {
+        name: cost.errors["static"]
+        for name, cost in result.costs.items()
+        if "static" in cost.errors and result.plan[name].mode != "static"
+    }
+    if static:
+        worst = sorted(static, key=lambda name: static[name], reverse=True)[:8]
+        names = ", ".join(f"{name.removeprefix('model.')} ({static[name]:.3f})" for name in worst)
+        more = f" and {len(static) - len(worst)} more" if len(static) > len(worst) else ""
+        lines.append(f"  int8 inputs hurt too much in {names}{more}")
     return "\n".join(lines)
 
 

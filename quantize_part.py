@@ -2,7 +2,7 @@
 
 Trace it, run it in fp32 on calibration data and on held-out data while its weights stream by, choose how each
 layer is stored, write it, and measure the written model in ONNX Runtime on the held-out data. Below the bar,
-the layers that suffer most from int8 are stored more exactly, until the bar is met (`quantization.ladder`).
+the layers that suffer most from int8 are stored more exactly, until the bar is met (`quantization.plans`).
 
 The bar: every output within `MIN_COSINE` and `MIN_WORST_TOKEN` of PyTorch in fp32; and for transformer and
 VAE instead, which make pixels, the SR picture that comes out at the end within `MIN_PSNR` of it.
@@ -35,8 +35,8 @@ from quantization import (
     LayerCost,
     choose,
     compare,
-    ladder,
     observed,
+    plans,
     psnr,
     relative_error,
     rounded_rows,
@@ -97,7 +97,7 @@ class PartWeights:
     def network(self) -> Part:
         """Return the part on the meta device, checked against the files."""
         model = check_part(self.component, self.folder, self.files.config, self.files.tensors)
-        return PARTS[self.component](model, torch.float32)
+        return PARTS[self.component](model.float(), torch.float32)  # a configuration may name fp16
 
     def __call__(self, name: str) -> torch.Tensor:
         """Read one tensor by the part's name for it; integers stay as they are.
@@ -318,13 +318,15 @@ def quantize_part(component: str, pipeline: Pipeline, output_dir: Path, options:
     costs: dict[str, LayerCost] = {}
     for group, layer_input in _progress(list(zip(graph.groups(), seen, strict=True)), "choosing"):
         costs |= choose(layer_input, {name: weights(f"{name}.weight") for name in group})
-    others = {name: _weight_error(weights(f"{name}.weight").flatten(1)) for name in graph.others}
+    for name in graph.others:
+        weight = weights(f"{name}.weight").flatten(1)
+        costs[name] = LayerCost({"weights": relative_error(rounded_rows(weight), weight)})
 
     target = onnx_parts.part_folder(output_dir, component)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _replacing(target) as folder:
         tried = []
-        for plan in ladder(costs, others):
+        for plan in plans(costs):
             onnx_export.write(graph, plan, weights, folder)
             measured = _measure(component, folder, pipeline, held_out, exact)
             tried.append((_count(plan), measured))
@@ -431,14 +433,7 @@ def _record(
         "fidelity": asdict(result.measured),
         "tried": [{"layers": count, **asdict(measured)} for count, measured in result.tried],
         "layers": {
-            name.removeprefix("model."): {
-                "stored": planned.mode,
-                **(
-                    {"error_static": result.costs[name].static, "error_weights": result.costs[name].weights}
-                    if name in result.costs
-                    else {}
-                ),
-            }
+            name.removeprefix("model."): {"stored": planned.mode, "errors": result.costs[name].errors}
             for name, planned in result.plan.items()
         },
         "bytes": result.bytes,
@@ -453,14 +448,9 @@ def _record(
     }
 
 
-def _weight_error(weight: torch.Tensor) -> float:
-    """Return the relative error of a convolution's or table's rows in int8."""
-    return relative_error(rounded_rows(weight), weight)
-
-
 def _count(plan: Mapping[str, LayerPlan]) -> dict[str, int]:
     modes = [planned.mode for planned in plan.values()]
-    return {mode: modes.count(mode) for mode in ("static", "weights", "float")}
+    return {mode: modes.count(mode) for mode in ("static", "blocks", "weights", "float")}
 
 
 def _words(count: Mapping[str, int]) -> str:

@@ -103,7 +103,11 @@ def print_latencies(component: str, pipeline, folder: Path, scratch: Path, calls
     row("as quantize_model.py stored it", folder)
     weights = PartWeights(component, pipeline.checkpoint)
     graph = trace_part(component, weights)
-    for name, mode in (("all layers fp32", "float"), ("all layers 8-bit weights", "weights")):
+    for name, mode in (
+        ("all layers fp32", "float"),
+        ("all layers int8 by blocks", "blocks"),
+        ("all layers int8 weights", "weights"),
+    ):
         path = scratch / mode
         path.mkdir()
         layers = [*graph.linears, *graph.others]
@@ -169,14 +173,16 @@ def make_checkpoint(component: str, folder: Path) -> int:
     for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
         shutil.copytree(DATA / "parity" / "sd3" / name, folder / name)
     own = folder / FOLDERS[component]
-    network = build_on_meta(component, json.loads((own / "config.json").read_text(encoding="utf-8")))
+    config = json.loads((own / "config.json").read_text(encoding="utf-8"))
+    layers = config.get("num_hidden_layers") or config["num_layers"]
+    network = build_on_meta(component, config)
     generator = torch.Generator().manual_seed(5)
     shards: list[dict[str, torch.Tensor]] = [{}]
     size = parameters = 0
     index = {}
     shapes = {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
     for name, shape in shapes.items():
-        tensor = random_weight(name, shape, generator)
+        tensor = random_weight(name, shape, layers, generator)
         shards[-1][name] = tensor.to(torch.float16)
         index[name] = f"model-{len(shards):05}.safetensors"
         size += shards[-1][name].nbytes
@@ -190,30 +196,40 @@ def make_checkpoint(component: str, folder: Path) -> int:
     return parameters
 
 
-def random_weight(name: str, shape: tuple[int, ...], generator):  # type: ignore[no-untyped-def]
-    """Return a random parameter with statistics like a trained one's."""
+def random_weight(name: str, shape: tuple[int, ...], layers: int, generator):  # type: ignore[no-untyped-def]
+    """Return a random parameter with statistics like a trained one's.
+
+    Attention scores are moderate and every layer adds little to the residual stream (by the square root of
+    its depth), as in trained networks: with neither, a deep random network is chaotic and says nothing about
+    rounding.
+    """
     import torch
 
     def normal(*size: int) -> torch.Tensor:
         return torch.randn(*size, generator=generator)
 
-    t5 = "SelfAttention" in name or "DenseReluDense" in name or "layer_norm.weight" in name.split("block")[-1]
     if name.endswith("bias"):
         return 0.02 * normal(*shape)
-    if len(shape) == 1:  # norm
+    if len(shape) == 1:  # a norm; T5's, which scale unscaled scores, are small
         weight = (0.3 * normal(*shape)).exp()
-        weight[:OUTLIER_CHANNELS] *= OUTLIER_FACTOR
-        return weight * (0.2 if t5 and "block" in name else 1)
-    if "embed" in name or name.startswith("shared"):
-        return (1.0 if name.startswith("shared") else 0.02) * normal(*shape)
-    if "relative_attention_bias" in name:
+        weight[:OUTLIER_CHANNELS] /= OUTLIER_FACTOR  # the residual stream's outliers are kept down
+        weight[OUTLIER_CHANNELS : 2 * OUTLIER_CHANNELS] *= OUTLIER_FACTOR / 2
+        return 0.2 * weight if ".block." in name else weight
+    if "relative_attention_bias" in name or name.startswith("shared"):
         return normal(*shape)
+    if "embedding" in name:
+        return 0.1 * normal(*shape)
     outputs, inputs = shape
     weight = normal(*shape).mul_((0.4 * normal(outputs, 1)).exp_()).mul_(inputs**-0.5)
-    if name.endswith(("fc2.weight", "wo.weight")):  # writes the residual stream
+    layer = name.split(".")[-2]
+    if layer in ("q_proj", "k_proj"):
+        weight *= 0.4
+    if layer == "q":
+        weight *= 0.1
+    if layer in ("out_proj", "fc2", "o", "wo"):  # writes the residual stream
+        weight *= (2 * layers) ** -0.5
+    if layer in ("fc2", "wo"):
         weight[:OUTLIER_CHANNELS] *= OUTLIER_FACTOR
-    if name.endswith((".q.weight", "q_proj.weight")):  # T5 scales no attention scores: its queries are small
-        weight *= 0.1 if name.endswith(".q.weight") else 1.0
     return weight
 
 

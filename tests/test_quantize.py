@@ -16,7 +16,7 @@ import quantize_part
 from errors import InputError
 from onnx_export import Activation, LayerPlan, quantize_blocks, quantize_rows, trace, write
 from onnx_parts import OnnxPart, part_folder
-from quantization import LayerCost, LayerInput, choose, compare, ladder, psnr, relative_error
+from quantization import LayerCost, LayerInput, choose, compare, plans, psnr, relative_error
 
 COMPONENTS = ("text_enc_1", "text_enc_2", "text_enc_3", "transformer", "vae_encoder", "vae_decoder")
 TEXT = COMPONENTS[:3]
@@ -115,7 +115,7 @@ def test_every_linear_layer_of_a_part_is_planned_and_named_as_in_pytorch(quantiz
     }
     planned = record(quantized, component)["layers"]
     assert layers <= planned.keys()
-    assert all("error_static" in planned[name] for name in layers)
+    assert all(planned[name]["errors"].keys() == {"static", "blocks", "weights"} for name in layers)
 
 
 @pytest.mark.parametrize("component", TEXT)
@@ -136,16 +136,15 @@ def test_large_weights_are_int8_in_the_file(quantized):
 
 def test_a_missed_bar_is_exit_code_1_and_the_part_is_written_all_the_same(command, tmp_path, monkeypatch):
     monkeypatch.setattr(quantize_part, "MIN_COSINE", 1.1)
-    monkeypatch.setattr(quantization, "SHARES", (1.0,))
+    monkeypatch.setattr(quantization, "LIMITS", (1.0, 0.0))
     done = command("quantize_model", "--output_dir", tmp_path, *FROM)
     assert done.code == 1
     assert "not near enough to PyTorch: text_enc_1" in done.err
     written = record(tmp_path, "text_enc_1")
     assert written["bar_met"] is False
     assert [one["layers"] for one in written["tried"]] == [  # the token table knows no static
-        {"static": 19, "weights": 1, "float": 0},
-        {"static": 0, "weights": 20, "float": 0},
-        {"static": 0, "weights": 0, "float": 20},
+        {"static": 19, "blocks": 0, "weights": 1, "float": 0},
+        {"static": 0, "blocks": 0, "weights": 0, "float": 20},
     ]
 
 
@@ -262,9 +261,11 @@ def test_layers_that_share_an_input_round_it_once(layers, tmp_path):
     assert operators.count("QuantizeLinear") == 1
 
 
-def test_8_bit_weights_are_near_the_exact_ones_for_every_kind_of_layer(layers, tmp_path):
+@pytest.mark.parametrize("mode", ["weights", "blocks"])
+def test_8_bit_weights_are_near_the_exact_ones_for_every_kind_of_layer(layers, tmp_path, mode):
     model, graph, ids = layers
-    plan = dict.fromkeys(("table", "first", "second", "last", "conv"), LayerPlan("weights"))
+    plan = dict.fromkeys(("first", "second", "last"), LayerPlan(mode))
+    plan |= dict.fromkeys(("table", "conv"), LayerPlan("weights"))
     for found, right in zip(run(model, graph, ids, plan, tmp_path), model(ids), strict=True):
         assert 0 < relative_error(found, right) < 0.03  # 0 would be fp32
 
@@ -315,27 +316,51 @@ def test_smoothing_is_chosen_where_a_channel_is_an_outlier():
     # with one scale for all channels, the other 63 would be within a few steps of zero
     step = (outlier.high.max() - outlier.low.min()) / 255
     naive = relative_error((outlier.rows / step).round() * step @ weight.t(), outlier.rows @ weight.t())
-    assert wild.static < naive
-    assert calm.static < 0.02
+    assert wild.errors["static"] < naive
+    assert calm.errors["static"] < 0.02
 
 
-def test_weights_alone_cost_less_than_weights_and_inputs():
+def test_the_more_exactly_a_layer_is_stored_the_less_it_costs():
     generator = torch.Generator().manual_seed(0)
     seen = LayerInput()
-    seen.add(torch.randn(300, 64, generator=generator) ** 3)
-    cost = choose(seen, {"layer": torch.randn(32, 64, generator=generator)})["layer"]
-    assert 0 < cost.weights < cost.static
+    x = torch.randn(300, 256, generator=generator)
+    x[:, :4] *= 20  # outliers, in the first of two blocks
+    seen.add(x)
+    cost = choose(seen, {"layer": torch.randn(32, 256, generator=generator)})["layer"]
+    assert 0 < cost.errors["weights"] < cost.errors["blocks"] < cost.errors["static"]
 
 
-def test_the_layers_that_suffer_most_leave_int8_first():
-    costs = {f"layer{i}": LayerCost(Activation(1.0, 0), static=i / 10, weights=-i / 10) for i in range(16)}
-    plans = list(ladder(costs, {"table": 0.0}))
-    static = [sum(plan[name].mode == "static" for name in costs) for plan in plans[:6]]
-    assert static == [16, 15, 14, 12, 8, 0]
-    assert plans[1]["layer15"].mode == "weights"
-    assert plans[6]["layer0"].mode == "float"  # the one whose weight suffers most
-    assert {planned.mode for planned in plans[-1].values()} == {"float"}
-    assert all(plan["table"].mode == "weights" for plan in plans[:6])
+def test_the_cost_of_a_mode_is_what_the_onnx_layer_shows(layers, tmp_path):
+    model, graph, ids = layers
+    x, weight = model.table(ids).detach(), model.first.weight.detach()
+    seen = LayerInput()
+    seen.add(x)
+    cost = choose(seen, {"first": weight})["first"]
+    exact = x @ weight.t()
+    with torch.device("meta"):
+        alone = torch.nn.Linear(48, 40, bias=False)
+    graph = trace(torch.nn.Sequential(alone), {"x": x[:1]}, ("y",), {"x": {0: "batch"}, "y": {0: "batch"}})
+    for mode, error in cost.errors.items():
+        plan = {"0": LayerPlan(mode, cost.activation)}
+        write(graph, plan, lambda _: weight, tmp_path)
+        found = OnnxPart(tmp_path, torch.device("cpu"))(x)
+        assert relative_error(found.reshape(-1, 40), exact.reshape(-1, 40)) == pytest.approx(error, rel=0.1)
+
+
+def test_every_layer_is_stored_the_cheapest_way_under_a_limit_that_falls():
+    costs = {
+        "calm": LayerCost({"static": 0.008, "blocks": 0.006, "weights": 0.005}, Activation(1.0, 0)),
+        "wild": LayerCost({"static": 0.4, "blocks": 0.04, "weights": 0.005}, Activation(1.0, 0)),
+        "table": LayerCost({"weights": 0.006}),
+    }
+    modes = [tuple(plan[name].mode for name in costs) for plan in plans(costs)]
+    assert modes == [
+        ("static", "static", "weights"),
+        ("static", "blocks", "weights"),
+        ("static", "weights", "weights"),
+        ("blocks", "weights", "weights"),
+        ("float", "float", "float"),
+    ]
 
 
 def test_fidelity_of_equal_tensors_is_perfect_and_of_one_wrong_token_shows_it():
