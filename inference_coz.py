@@ -296,6 +296,10 @@ def print_plan(
     print(f"steps      {settings.rec_num} ({steps}), {settings.rec_type}, states of {side}x{side}")
     print(f"prompts    {describe_line(parts.extractor)}")
     print(f"backbone   {describe_line(parts.backbone)}")
+    if parts.residency:
+        plan = parts.residency.plan(options.batch_size, side)
+        for number, line in enumerate(str(plan).splitlines() if plan.rows else []):
+            print(f"{'' if number else 'models':<11}{line}")
     print(f"output     {options.output_dir}, about {disk / 1e6:.0f} MB; {free / 1e9:.1f} GB are free")
 
 
