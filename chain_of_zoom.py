@@ -211,7 +211,12 @@ class Chain:
             self.report.save(now=False)
 
     def _finished(self, picture: PictureRecord) -> bool:
-        return picture.status == "done" and self.tree.collected_strip(picture.name).exists()
+        if picture.status != "done":
+            return False
+        states = range(self.settings.rec_num + 1)
+        files = (place(picture.name, k) for k in states for place in (self.tree.state, self.tree.per_scale))
+        strips = (self.tree.strip(picture.name), self.tree.collected_strip(picture.name))
+        return all(file.exists() for file in (*files, *strips))
 
     def _run_group(self, group: list[PictureRecord], bar: "tqdm[Any]") -> None:
         left = {picture.name: self.settings.rec_num for picture in group}  # steps the bar still waits for
@@ -251,10 +256,14 @@ class Chain:
         side = self.settings.process_size
         picture.status, picture.failure = "started", None
         with self.times.stage("chain.read"):
-            good = read_state(self.tree.state(picture.name, 0), side) is not None and bool(picture.steps)
-            if good:
+
+            def is_good(step: int) -> bool:
+                copied = self.tree.per_scale(picture.name, step).exists()
+                return copied and read_state(self.tree.state(picture.name, step), side) is not None
+
+            if picture.steps and is_good(0):
                 for record in picture.steps:
-                    if record.done and read_state(self.tree.state(picture.name, record.step), side) is None:
+                    if record.done and not is_good(record.step):
                         record.done = False
                     if not record.done:  # what comes after depends on it; the prompt itself is still right
                         picture.forget_from(record.step + 1)
@@ -383,9 +392,13 @@ class Chain:
                 continue
             since = time.perf_counter()
             with self.times.stage("chain.save"):
-                crop = self._crop(picture, step)
-                sr_input = zoom_window.enlarge(crop, side)
-                state = fix_colors(self.settings.align_method, output, sr_input, crop)
+                try:
+                    crop = self._crop(picture, step)
+                    sr_input = zoom_window.enlarge(crop, side)
+                    state = fix_colors(self.settings.align_method, output, sr_input, crop)
+                except PictureError as error:  # the state was removed or damaged meanwhile
+                    self._fail(picture, error)
+                    continue
                 place = self.tree.sr_input(picture.name, step, self.settings.from_first_state)
                 self.tree.write_image(sr_input, place)
                 self._save_state(picture, step, state)

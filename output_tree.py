@@ -17,7 +17,6 @@ import io
 import logging
 import os
 import re
-import shutil
 import tempfile
 import unicodedata
 from collections import Counter
@@ -49,10 +48,11 @@ _LONGEST_NAME = 200  # bytes; file systems allow 255, and endings are added
 
 def safe_name(text: str) -> str:
     """Make a file name that Linux, macOS and Windows all accept, and leave what is fine as it is."""
-    name = unicodedata.normalize("NFC", text)
+    # undecodable bytes of a Linux file name are surrogates here, which nothing can be encoded with
+    name = unicodedata.normalize("NFC", text).encode("utf-8", "replace").decode("utf-8")
     name = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "_", name).rstrip(". ") or "_"
-    # undecodable bytes of a Linux file name
-    name = name.encode("utf-8", "replace").decode("utf-8")
+    # a folder named like a picture of the tree could stand where that picture goes
+    name = re.sub(r"\.(png|txt)$", r"_\1", name, flags=re.IGNORECASE)
     if name.split(".")[0].upper() in _WINDOWS_DEVICES:
         name = f"_{name}"
     encoded = name.encode()
@@ -73,7 +73,7 @@ def assign_names(sources: Sequence[Source], taken: Mapping[str, str]) -> dict[So
         sources: the pictures of this run.
         taken: names that earlier runs into the same folder gave, by resolved path: these stay.
     """
-    names = {source: taken[str(source.file.resolve())] for source in sources if _key(source) in taken}
+    names = {source: taken[source.key] for source in sources if source.key in taken}
     used = {name.lower() for name in taken.values()}
     new = [source for source in sources if source not in names]
     for form in (_stem, _stem_and_ending, _stem_ending_and_hash):
@@ -87,10 +87,6 @@ def assign_names(sources: Sequence[Source], taken: Mapping[str, str]) -> dict[So
         used |= {names[source].lower() for source in new if source in names}
         new = [source for source in new if source not in names]
     return names
-
-
-def _key(source: Source) -> str:
-    return str(source.file.resolve())
 
 
 def _in_its_folders(source: Source, name: str) -> str:
@@ -107,7 +103,7 @@ def _stem_and_ending(source: Source) -> str:
 
 
 def _stem_ending_and_hash(source: Source) -> str:
-    return f"{_stem_and_ending(source)}_{hashlib.sha256(os.fsencode(_key(source))).hexdigest()[:8]}"
+    return f"{_stem_and_ending(source)}_{hashlib.sha256(os.fsencode(source.key)).hexdigest()[:8]}"
 
 
 class OutputTree:
@@ -197,12 +193,25 @@ class OutputTree:
             log.info("%s: swept up, an earlier run was killed while writing it", file)
 
     def remove(self, names: Sequence[str]) -> None:
-        """Remove everything that earlier runs wrote about these pictures."""
+        """Remove everything that earlier runs wrote about these pictures, and nothing else.
+
+        Raises:
+            OutputError: something cannot be removed.
+        """
+        scales = list((self.root / "per-scale").glob("scale*"))
         for name in names:
-            shutil.rmtree(self.root / "per-sample" / name, ignore_errors=True)
-            scales = (self.root / "per-scale").glob("scale*")
-            for file in (self.collected_strip(name), *(scale / f"{name}.png" for scale in scales)):
-                file.unlink(missing_ok=True)
+            folder = self.root / "per-sample" / name
+            states = (file for file in folder.glob("*.png") if _NAMES_OF_STATES.fullmatch(file.stem))
+            prompts = (folder / "txt").glob("[0-9]*.txt")
+            collected = (self.collected_strip(name), *(scale / f"{name}.png" for scale in scales))
+            try:
+                for file in (*states, *prompts, self.strip(name), *collected):
+                    file.unlink(missing_ok=True)
+            except OSError as error:
+                raise OutputError(f"{error.filename}: cannot be removed ({error.strerror})") from error
+            for emptied in (folder / "txt", folder):
+                with contextlib.suppress(OSError):  # other pictures' folders may be inside
+                    emptied.rmdir()
 
     def write_image(self, image: Image.Image, *files: Path) -> None:
         """Write one picture as PNG to each of `files`, encoded once.
@@ -259,5 +268,5 @@ def read_state(file: Path, side: int) -> Image.Image | None:
         with Image.open(file) as image:
             image.load()
             return image if (image.mode, image.size) == ("RGB", (side, side)) else None
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None

@@ -5,9 +5,12 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -18,6 +21,13 @@ log = logging.getLogger(__name__)
 
 # Pillow's own limit for "this may be a decompression bomb", stated here because it is refused, not warned of.
 MAX_PIXELS = 178_956_970
+TOO_LARGE = f"is larger than {MAX_PIXELS:,} pixels; make it smaller first"
+
+# Formats that Pillow only recognises, or that are pages and data rather than pictures: such a file in a
+# folder is no mistake of anybody's.
+NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+# Pictures that Pillow does not read without a plugin: people will want to know that they were left out.
+UNREAD_ENDINGS = {".heic", ".heif", ".jxl", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".raf", ".rw2"}
 
 
 @dataclass(frozen=True)
@@ -27,11 +37,17 @@ class Source:
     Attributes:
         file: where it is.
         label: its path below the folder that was given, with forward slashes; its name where the file
-            itself was given. Prompt files and reports call the picture by it.
+            itself was given; with the folder's name before it where several pictures share that. Prompt files
+            and reports call the picture by it.
     """
 
     file: Path
     label: str
+
+    @property
+    def key(self) -> str:
+        """What tells the file from every other: its path without links."""
+        return str(real_path(self.file))
 
 
 @dataclass(frozen=True)
@@ -43,7 +59,7 @@ class Failure:
 
 
 def find_pictures(
-    inputs: Sequence[Path], recursive: bool = False, leave_out: Path | None = None
+    inputs: Sequence[Path], recursive: bool = False, leave_out: Collection[Path] = ()
 ) -> tuple[list[Source], list[Failure]]:
     """List the pictures among files and folders, by content and not by name.
 
@@ -53,29 +69,24 @@ def find_pictures(
     Args:
         inputs: files and folders; each must exist.
         recursive: also search the folders inside the folders.
-        leave_out: a folder never searched, resolved (the output of the run itself).
+        leave_out: folders never searched (what the run itself writes).
 
     Returns:
         The pictures that can be identified, sorted by label and each file once; and the failures.
 
     Raises:
-        InputError: an input does not exist, or none of them holds any picture.
+        InputError: none of the inputs holds any picture.
     """
-    for path in inputs:
-        if not path.exists():
-            dangling = " (a link to nothing)" if path.is_symlink() else ""
-            raise InputError(f"{path}: no such file or folder{dangling}")
-    found: dict[Path, Source] = {}
+    endings = picture_endings()
+    left_out = {real_path(folder) for folder in leave_out}
+    found: dict[str, Source] = {}
     failures: list[Failure] = []
-    for source, named_by_user in _candidates(inputs, recursive, leave_out):
+    for source, named_by_user in _candidates(inputs, recursive, left_out, endings):
         try:
-            key = source.file.resolve()
-            if key in found:
-                continue
             identify(source.file)
-            found[key] = source
+            found.setdefault(source.key, source)
         except PictureError as error:
-            if named_by_user or source.file.suffix.lower() in Image.registered_extensions():
+            if named_by_user or source.file.suffix.lower() in endings:
                 failures.append(Failure(source.label, str(error)))
             else:
                 log.info("%s: passed over, it is not a picture", source.file)
@@ -86,12 +97,32 @@ def find_pictures(
         where = ", ".join(str(path) for path in inputs)
         hint = "" if recursive else " (folders inside are searched with --recursive_folders)"
         raise InputError(f"{where}: no picture in there{hint}")
-    return sorted(found.values(), key=lambda source: source.label), failures
+    return sorted(_tell_apart(found.values()), key=lambda source: source.label), failures
+
+
+def picture_endings() -> set[str]:
+    """Return the endings of file names, in small letters, that promise a picture."""
+    known = Image.registered_extensions().items()
+    return UNREAD_ENDINGS | {
+        ending for ending, name in known if name in Image.OPEN and name not in NOT_PICTURES
+    }
+
+
+def _tell_apart(sources: Iterable[Source]) -> list[Source]:
+    """Put the name of the folder before labels that several pictures share."""
+    sources = list(sources)
+    how_often = Counter(source.label for source in sources)
+    return [
+        source
+        if how_often[source.label] == 1
+        else replace(source, label=f"{source.file.resolve().parent.name}/{source.label}")
+        for source in sources
+    ]
 
 
 def _candidates(
-    inputs: Sequence[Path], recursive: bool, leave_out: Path | None
-) -> Iterable[tuple[Source, bool]]:
+    inputs: Sequence[Path], recursive: bool, left_out: Collection[Path], endings: Collection[str]
+) -> Iterator[tuple[Source, bool]]:
     """Yield what may be a picture, and whether the user named it."""
     for path in inputs:
         if not path.is_dir():
@@ -100,13 +131,19 @@ def _candidates(
         try:
             for folder, folders, files in os.walk(path, onerror=_raise):
                 here = Path(folder)
+                if real_path(here) in left_out:
+                    folders.clear()
+                    continue
                 inside = [name for name in folders if not name.startswith(".")]
                 if not recursive:
                     folders.clear()
                     # a folder named like a picture is more likely a mistake than meant
-                    files += [name for name in inside if Path(name).suffix.lower() in _picture_endings()]
+                    files += [name for name in inside if Path(name).suffix.lower() in endings]
                 else:
-                    folders[:] = sorted(name for name in inside if (here / name).resolve() != leave_out)
+                    folders[:] = sorted(inside)
+                    for name in inside:
+                        if (here / name).is_symlink():
+                            log.warning("%s: not searched, it is a link to a folder", here / name)
                 for name in sorted(files):
                     if not name.startswith("."):
                         file = here / name
@@ -119,8 +156,9 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _picture_endings() -> Iterable[str]:
-    return Image.registered_extensions().keys()
+def real_path(path: Path) -> Path:
+    """Resolve links; unlike `Path.resolve`, also of paths that are links to themselves."""
+    return Path(os.path.realpath(path))
 
 
 def identify(file: Path) -> tuple[int, int]:
@@ -136,31 +174,39 @@ def identify(file: Path) -> tuple[int, int]:
         return image.size
 
 
-def _open(file: Path) -> Image.Image:
-    if file.is_symlink() and not file.exists():
+@contextmanager
+def _open(file: Path) -> Iterator[Image.Image]:
+    if file.is_symlink() and not os.path.exists(file):  # noqa: PTH110 (raises for no link, loops included)
         raise PictureError("is a link to nothing")
     if file.is_dir():
         raise PictureError("is a folder, not a picture")
     if not file.is_file():  # reading a pipe or a device could wait for ever
         raise PictureError("is not a regular file")
     try:
-        size = file.stat().st_size
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns below its limit; what is over it raises
-            image = Image.open(file)
+        stream = file.open("rb")
+    except OSError as error:
+        raise PictureError(f"cannot be opened ({error.strerror or error})") from error
+    # Pillow gets a stream and not a name: files that it opens itself it maps into memory, and then reads
+    # turned TIFFs with the wrong width
+    with stream, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns below its limit; what is over it raises
+        with _identified(stream) as image:
+            yield image
+
+
+def _identified(stream: BinaryIO) -> Image.Image:
+    try:
+        image = Image.open(stream)
     except UnidentifiedImageError as error:
-        if size == 0:
+        if stream.seek(0, os.SEEK_END) == 0:
             raise PictureError("is empty (0 bytes)") from error
         raise PictureError("is not a picture in a format that Pillow reads") from error
     except Image.DecompressionBombError as error:
-        raise PictureError(f"is larger than {MAX_PIXELS:,} pixels; make it smaller first") from error
-    except OSError as error:
-        raise PictureError(f"cannot be opened ({error.strerror or error})") from error
+        raise PictureError(TOO_LARGE) from error
     except Exception as error:  # decoders raise anything on damaged headers
         raise PictureError(f"has a damaged header ({error})") from error
     if image.width * image.height > MAX_PIXELS:
-        image.close()
-        raise PictureError(f"is larger than {MAX_PIXELS:,} pixels; make it smaller first")
+        raise PictureError(TOO_LARGE)
     return image
 
 
@@ -171,18 +217,22 @@ def read_picture(file: Path) -> Image.Image:
     from 16 bits, flattened on white where it is transparent.
 
     Returns:
-        An RGB image, 8 bits a channel, of at least 1x1 pixels.
+        An RGB image, 8 bits a channel, of at least 1x1 pixels, without metadata.
 
     Raises:
         PictureError: it cannot be read, with the reason.
     """
     try:
-        with _open(file) as opened, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata is no reason to bother anyone
-            opened.load()
-            image = ImageOps.exif_transpose(opened)
-            profile = opened.info.get("icc_profile")
-            return _to_srgb(_to_8_bits(image), profile, file)
+        with _open(file) as image:
+            image.load()
+            profile = image.info.get("icc_profile")
+            try:
+                image = ImageOps.exif_transpose(image)
+            except Exception as error:  # odd metadata is no reason to refuse the pixels
+                log.info("%s: its EXIF data cannot be read, it is not turned (%s)", file, error)
+            picture = _to_srgb(_to_8_bits(image), profile, file)
+            picture.info.clear()  # a profile kept here would be saved with pixels that it does not describe
+            return picture
     except PictureError:
         raise
     except MemoryError as error:
@@ -195,15 +245,24 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     """Scale integers of 16 bits and floats to 8 bits; leave every other mode alone."""
     if not (image.mode.startswith("I") or image.mode == "F"):
         return image
-    values = np.asarray(image, dtype=np.float64)
+    values = np.asarray(image, dtype=np.float32)
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
         raise PictureError("holds values that are not finite")
-    floats = image.mode == "F"
-    white = 65535.0 if not floats else 1.0 if high <= 1 else 255.0
-    if low < 0 or high > white:
+    if image.mode == "F":
+        white = 1.0 if high <= 2 else 255.0
+        slack = white  # floats overshoot
+    else:
+        white = 255.0 if image.mode == "I" and high <= 255 else 65535.0
+        slack = 0.0
+    if low < -slack / 10 or high > white + slack:
         raise PictureError(f"holds values from {low:g} to {high:g}; save it with 8 or 16 bits a channel")
-    return Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8))
+    grey = Image.fromarray(np.rint(values.clip(0, white) * (255 / white)).astype(np.uint8))
+    if isinstance(image.info.get("transparency"), int):  # the value of grey that stands for nothing
+        grey.putalpha(
+            Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8))
+        )
+    return grey
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None, file: Path) -> Image.Image:
@@ -230,8 +289,8 @@ def _apply_profile(image: Image.Image, profile: bytes | None, file: Path) -> Ima
     if profile:
         try:
             own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            if "srgb" in ImageCms.getProfileDescription(own).lower():
-                return image.convert("RGB")  # converting would only add rounding
+            if image.mode == "RGB" and _is_srgb(own):
+                return image  # converting would only add rounding
             converted = ImageCms.profileToProfile(image, own, srgb, outputMode="RGB")
             if converted is not None:
                 return converted
@@ -243,6 +302,16 @@ def _apply_profile(image: Image.Image, profile: bytes | None, file: Path) -> Ima
             raise PictureError("is in CIELAB and cannot be converted")
         return converted
     return image.convert("RGB")
+
+
+def _is_srgb(profile: ImageCms.ImageCmsProfile) -> bool:
+    """Tell by what it does to colours: names and descriptions cannot be trusted."""
+    levels = np.arange(0, 256, 15, dtype=np.uint8)
+    colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(len(levels), -1, 3)
+    converted = ImageCms.profileToProfile(Image.fromarray(colours), profile, ImageCms.createProfile("sRGB"))
+    return converted is not None and bool(
+        np.abs(np.asarray(converted, np.int16) - colours.astype(np.int16)).max() <= 1
+    )
 
 
 def sha256_of(file: Path) -> str:

@@ -38,8 +38,8 @@ def read_prompts(path: Path) -> FixedPrompts:
                 label, step, prompt = (row[column] for column in COLUMNS)
                 if label is None or step is None or prompt is None or None in row:
                     raise InputError(f"{where}: not three values; put a prompt with commas in double quotes")
-                if not step.strip().isdecimal() or int(step) < 1:
-                    raise InputError(f"{where}: the step must be a number from 1, not '{step}'")
+                if not step.strip().isdecimal() or len(step) > 9 or int(step) < 1:
+                    raise InputError(f"{where}: the step must be a number from 1, not '{step[:20]}'")
                 if (label, int(step)) in prompts:
                     raise InputError(f"{where}: {label}, step {int(step)} is there a second time")
                 prompts[label, int(step)] = prompt
@@ -51,10 +51,10 @@ def read_prompts(path: Path) -> FixedPrompts:
 def prompts_csv(pictures: Iterable[PictureRecord]) -> bytes:
     """Write down the prompts of a run, so that another can repeat them without an extractor."""
     text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
+    rows = csv.writer(text)  # its line ends are CRLF: only so is a lone CR in a prompt quoted
     rows.writerow(COLUMNS)
     for picture in pictures:
         for step in picture.steps:
             if step.prompt is not None:
                 rows.writerow([picture.label, step.step, step.prompt])
-    return text.getvalue().encode()
+    return text.getvalue().encode("utf-8", "backslashreplace")

@@ -15,7 +15,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from errors import InputError
@@ -129,7 +129,7 @@ class RunReport:
             "unreadable": self.unreadable,
             "pictures": [dataclasses.asdict(record) for record in self.pictures.values()],
         }
-        self.tree.write(json.dumps(content, indent=1, ensure_ascii=False).encode(), self.tree.run_json)
+        self.tree.write(json.dumps(content, indent=1).encode(), self.tree.run_json)
         took = time.monotonic() - start
         self._next_write = time.monotonic() + max(2.0, 50 * took)
 
@@ -161,12 +161,23 @@ def load_report(file: Path) -> dict[str, Any] | None:
         pictures = {}
         for entry in report["pictures"]:
             steps = [StepRecord(**{**step, "window": tuple(step["window"])}) for step in entry.pop("steps")]
-            pictures[entry["name"]] = PictureRecord(**entry, steps=steps)
+            record = PictureRecord(**entry, steps=steps)
+            if [step.step for step in steps] != list(range(1, len(steps) + 1)) or not _is_inside(record.name):
+                raise ValueError(record.name)
+            pictures[record.name] = record
         return {"settings": dict(report["settings"]), "pictures": pictures}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{file}: is damaged or not of this program; give another --output_dir, or --overwrite"
         ) from error
+
+
+def _is_inside(name: str) -> bool:
+    """Tell whether a picture's name stays inside the output tree: results of that name may be removed."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and not any(part in ("/", "..") or "\\" in part or ":" in part for part in parts)
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

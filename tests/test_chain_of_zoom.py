@@ -178,6 +178,31 @@ def test_a_damaged_state_is_made_again_together_with_all_after_it(tmp_path, reco
     assert states(tree, "a") == before
 
 
+@pytest.mark.parametrize(
+    "lost", ["per-sample/a/0.png", "per-sample/a/1.png", "per-scale/scale2/a.png", "recursive/a.png"]
+)
+def test_a_lost_file_of_a_finished_picture_is_made_again(tmp_path, records, lost):
+    run(tmp_path / "out", records[:1])
+    before = (tmp_path / "out" / lost).read_bytes()
+    (tmp_path / "out" / lost).unlink()
+    run(tmp_path / "out", records[:1])
+    assert (tmp_path / "out" / lost).read_bytes() == before
+
+
+def test_a_state_that_vanishes_while_its_step_runs_fails_the_picture_alone(tmp_path, records):
+    class Thief(Noise):
+        def __call__(self, crops, side, prompts, seeds, step=1):
+            yield from super().__call__(crops, side, prompts, seeds, step)
+            (tmp_path / "out" / "per-sample" / "a" / "1.png").unlink(missing_ok=True)
+
+        def describe(self):
+            return {}
+
+    run(tmp_path / "out", records, Thief(), group_size=3)
+    assert [record.status for record in records] == ["failed", "done", "done"]
+    assert "state 1 is gone or damaged" in records[0].failure
+
+
 def test_a_state_without_a_record_is_made_again(tmp_path, records):
     """What a killed run did after its last report is not trusted."""
     tree = run(tmp_path / "out", records[:1])

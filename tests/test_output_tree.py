@@ -34,6 +34,8 @@ def test_a_stem_that_every_system_accepts_is_kept(name):
         ("com1.old", "_com1.old"),
         ("end.", "end"),
         ("...", "_"),
+        ("caf\udce9", "caf_"),
+        ("a.png", "a_png"),
     ],
 )
 def test_what_windows_refuses_is_replaced(stem, name):
@@ -108,6 +110,19 @@ def test_what_a_killed_run_was_writing_is_swept_up(tmp_path):
     (folder / "mine.part").write_bytes(b"not ours")
     OutputTree(tmp_path).sweep()
     assert [file.name for file in folder.iterdir()] == ["mine.part"]
+
+
+def test_removing_a_picture_leaves_pictures_inside_its_folder_and_files_of_others(tmp_path):
+    tree = OutputTree(tmp_path)
+    for name in ("a", "a/b"):
+        tree.write_image(
+            Image.new("RGB", (8, 8)), tree.state(name, 0), tree.strip(name), tree.per_scale(name, 0)
+        )
+        tree.write(b"cat", tree.prompt(name, 1))
+    tree.write(b"mine", tmp_path / "per-sample" / "a" / "notes.md")
+    kept = {file for file in tmp_path.rglob("*.*") if "b" in file.relative_to(tmp_path).as_posix()}
+    tree.remove(["a"])
+    assert set(tmp_path.rglob("*.*")) == kept | {tmp_path / "per-sample" / "a" / "notes.md"}
 
 
 def test_two_runs_cannot_write_into_one_folder(tmp_path):

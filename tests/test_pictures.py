@@ -62,6 +62,21 @@ def test_exif_orientation_is_applied(rgb, tmp_path, orientation):
     assert np.array_equal(np.asarray(read), np.asarray(expected))
 
 
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_exif_orientation_is_applied_to_uncompressed_tiffs_of_every_mode(rgb, tmp_path, mode, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(RAMP[..., 0].astype(np.uint16) * 257) if mode == "I;16" else rgb.convert(mode)
+    plain = pixels(saved(image, tmp_path / "plain.tif", "TIFF"))
+    turned = pixels(saved(image, tmp_path / "turned.tif", "TIFF", exif=exif))
+    assert np.array_equal(turned, np.rot90(plain, {1: 0, 3: 2, 6: 3, 8: 1}[orientation]))
+
+
+def test_exif_data_that_cannot_be_read_does_not_matter(rgb, tmp_path):
+    assert np.array_equal(pixels(saved(rgb, tmp_path / "odd.png", "PNG", exif=b"Exif\0\0garbage")), RAMP)
+
+
 def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path):
     values = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
     for name, file_format in (("grey.png", "PNG"), ("grey.tif", "TIFF"), ("grey.pgm", "PPM")):
@@ -80,6 +95,13 @@ def test_floats_between_0_and_1_are_scaled(tmp_path):
     values = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
     read = pixels(saved(Image.fromarray(values), tmp_path / "float.tif", "TIFF"))[..., 0]
     assert np.abs(read - values * 255).max() <= 0.5
+
+
+def test_floats_may_overshoot_a_little(tmp_path):
+    values = np.full((40, 40), 0.5, np.float32)
+    values[0, 0], values[0, 1] = 1.01, -0.01
+    read = pixels(saved(Image.fromarray(values), tmp_path / "float.tif", "TIFF"))[..., 0]
+    assert (read[0, 0], read[0, 1], read[5, 5]) == (255, 0, 128)
 
 
 def test_values_beyond_16_bits_are_refused_with_their_range(tmp_path):
@@ -177,6 +199,16 @@ def test_an_srgb_profile_changes_no_pixel(rgb, tmp_path):
     assert np.array_equal(pixels(saved(rgb, tmp_path / "srgb.png", "PNG", icc_profile=profile)), RAMP)
 
 
+def test_a_profile_that_only_calls_itself_srgb_is_converted(tmp_path):
+    profile = swapped_profile().replace("ours".encode("utf-16-be"), "sRGB".encode("utf-16-be"))
+    image = Image.new("RGB", (40, 40), (250, 10, 10))
+    assert pixels(saved(image, tmp_path / "liar.png", "PNG", icc_profile=profile))[0, 0, 1] > 200
+
+
+def test_no_metadata_is_carried_on(rgb, tmp_path):
+    assert read_picture(saved(rgb, tmp_path / "odd.png", "PNG", icc_profile=b"nonsense" * 20)).info == {}
+
+
 def test_a_broken_icc_profile_is_passed_over_with_a_warning(rgb, tmp_path, caplog):
     assert np.array_equal(pixels(saved(rgb, tmp_path / "odd.png", "PNG", icc_profile=b"nonsense" * 20)), RAMP)
     assert "odd.png" in caplog.text
@@ -218,20 +250,22 @@ def test_a_folder_yields_its_pictures_and_names_what_only_looks_like_one(rgb, tm
     saved(rgb, tmp_path / "b.png", "PNG")
     saved(rgb, tmp_path / "a without ending", "PNG")
     (tmp_path / "notes.txt").write_text("passed over")
+    (tmp_path / "paper.pdf").write_text("%PDF-1.4 passed over")
+    (tmp_path / "phone.HEIC").write_text("named: Pillow does not read it")
     (tmp_path / ".hidden.png").write_text("passed over")
     (tmp_path / "text.PNG").write_text("named")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder.png").mkdir()
     found, failures = find_pictures([tmp_path])
     assert [source.label for source in found] == ["a without ending", "b.png"]
-    assert sorted(failure.label for failure in failures) == ["folder.png", "text.PNG"]
+    assert sorted(failure.label for failure in failures) == ["folder.png", "phone.HEIC", "text.PNG"]
 
 
 def test_recursive_folders_are_searched_but_not_the_output_folder(rgb, tmp_path):
     for place in ("x", "x/y", "results"):
         (tmp_path / place).mkdir()
         saved(rgb, tmp_path / place / "p.png", "PNG")
-    found, _ = find_pictures([tmp_path], recursive=True, leave_out=tmp_path / "results")
+    found, _ = find_pictures([tmp_path], recursive=True, leave_out=[tmp_path / "results"])
     assert [source.label for source in found] == ["x/p.png", "x/y/p.png"]
 
 
@@ -239,6 +273,22 @@ def test_a_file_named_twice_is_taken_once(rgb, tmp_path):
     path = saved(rgb, tmp_path / "p.png", "PNG")
     found, _ = find_pictures([tmp_path, path, path])
     assert len(found) == 1
+
+
+def test_pictures_of_one_label_are_told_apart_by_their_folders(rgb, tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        saved(rgb, tmp_path / folder / "p.png", "PNG")
+    found, _ = find_pictures([tmp_path / "x", tmp_path / "y"])
+    assert [source.label for source in found] == ["x/p.png", "y/p.png"]
+
+
+def test_a_link_to_itself_is_named_and_stops_nothing(rgb, tmp_path):
+    saved(rgb, tmp_path / "p.png", "PNG")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    found, failures = find_pictures([tmp_path])
+    assert [source.label for source in found] == ["p.png"]
+    assert [(failure.label, failure.reason) for failure in failures] == [("loop.png", "is a link to nothing")]
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
