@@ -245,7 +245,7 @@ class Chain:
 
     def _fail(self, picture: PictureRecord, error: PictureError) -> None:
         picture.status, picture.failure = "failed", str(error)
-        log.warning("%s: %s", picture.label, error)
+        log.info("%s: %s", picture.label, error)  # the command names all failures at the end
 
     def _step_done(self, picture: PictureRecord, step: int) -> bool:
         record = picture.step(step)

@@ -253,6 +253,8 @@ class EmbeddedBackbone:
         self.batch_size = batch_size
         self.times = times
         self.networks: dict[str, RRDBNet] = {}
+        for weights in (X4PLUS, REALSR):  # the second is needed late: better to know now
+            read_file(weights)
 
     def network(self, weights: Weights) -> RRDBNet:
         """Give a network, read from its package at the first use."""

@@ -1,11 +1,11 @@
 """Zoom into a folder of pictures from the command line: arguments -> parts -> chain -> exit code."""
 
+import contextlib
 import logging
 import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import options as command_line
@@ -40,20 +40,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
         set_up_logging(options)
         return run(options)
     except InputError as error:
-        print(f"inference_coz.py: {error}", file=sys.stderr)
+        say(f"inference_coz.py: {error}", error=True)
         return BAD_INPUT
     except OutputError as error:
-        print(f"inference_coz.py: {error}", file=sys.stderr)
+        say(f"inference_coz.py: {error}", error=True)
         return SOME_FAILED
+    except OSError as error:  # a path that the system itself refuses: too long, not permitted
+        if error.filename is None:
+            raise
+        say(f"inference_coz.py: {error.filename}: {error.strerror}", error=True)
+        return BAD_INPUT
     except KeyboardInterrupt:
-        print("inference_coz.py: interrupted; the same command goes on from here", file=sys.stderr)
+        say("inference_coz.py: interrupted; the same command goes on from here", error=True)
         return INTERRUPTED
+
+
+def say(text: str, error: bool = False) -> None:
+    """Print one line, also where nobody reads it any more and whatever is in a file's name."""
+    with contextlib.suppress(BrokenPipeError):
+        print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def printable(text: str) -> str:
+    """Escape what would break a line or steer a terminal: file names may hold anything."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
+        for char in text
+    )
+
+
+class OneLine(logging.Formatter):
+    """Messages of one line each."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Escape the message; what an exception adds to it stays as it is."""
+        record.msg, record.args = printable(record.getMessage()), None
+        return super().format(record)
 
 
 def set_up_logging(options: "Namespace") -> None:
     """Send the project's messages to standard error: warnings and worse, or more, or less."""
     level = logging.ERROR if options.quiet else (logging.WARNING, logging.INFO)[min(options.verbose, 1)]
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=level, force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine("%(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=level, force=True)
     if options.verbose > 1:
         logging.getLogger().setLevel(logging.DEBUG)
         return
@@ -67,7 +97,7 @@ def set_up_logging(options: "Namespace") -> None:
 def run(options: "Namespace") -> int:
     """Check the files, choose the parts, run the chain and report."""
     from chain_of_zoom import Chain, ChainSettings
-    from output_tree import OutputTree
+    from output_tree import FOLDERS, OutputTree
     from parts import Parts, choose_parts
     from pictures import find_pictures
     from prompts_file import read_prompts
@@ -84,25 +114,25 @@ def run(options: "Namespace") -> int:
         seed=options.seed,
     )
     has_prompts = options.prompt_type != "null" or options.prompt or options.prompts_file
-    if has_prompts and (options.backbone == "embedded" or settings.resizes_only):
-        log.warning(
-            "there is no SD3 in this run: prompts are written down where there are any, and steer nothing"
-        )
+    if has_prompts and options.backbone == "embedded":
+        log.warning("the embedded backbone takes no prompts: they are written down, and steer nothing")
+    tree = OutputTree(options.output_dir)
     settings.window(settings.rec_num)  # InputError where a step would look at less than a pixel
     fixed_prompts = read_prompts(options.prompts_file) if options.prompts_file else {}
     sources, unreadable = find_pictures(
-        options.input_image, options.recursive_folders, leave_out=options.output_dir.resolve()
+        options.input_image, options.recursive_folders, [tree.root / folder for folder in FOLDERS]
     )
     times = StageTimes()
     parts = Parts() if settings.resizes_only else choose_parts(options, times)
-    tree = OutputTree(options.output_dir)
+    described = describe(settings, parts, fixed_prompts)
     if options.dry_run:
-        print_plan(options, settings, sources, unreadable, parts)
+        earlier = {} if options.overwrite else earlier_results(tree, described)
+        print_plan(options, settings, sources, unreadable, parts, earlier)
         return SOME_FAILED if unreadable else ALL_DONE
     tree.prepare()
     with tree.lock(), terminable():
         tree.sweep()
-        report = RunReport(tree, describe(settings, parts, fixed_prompts), environment(parts), times)
+        report = RunReport(tree, described, environment(parts), times)
         records = take_up(options, tree, report, sources)
         chain = Chain(
             settings,
@@ -153,6 +183,29 @@ def environment(parts: "Parts") -> dict[str, Any]:
     }
 
 
+def earlier_results(tree: "OutputTree", settings: dict[str, Any]) -> "dict[str, PictureRecord]":
+    """Read what earlier runs into the same folder have done, by name.
+
+    Raises:
+        InputError: the folder holds results of other settings, or of another program.
+    """
+    from output_tree import FOLDERS
+    from run_report import differences, load_report
+
+    way_out = "give another --output_dir, or --overwrite to start anew"
+    old = load_report(tree.run_json)
+    if old is None:
+        for folder in FOLDERS:
+            if (tree.root / folder).exists():
+                raise InputError(f"{tree.root / folder}: results without a run.json; {way_out}")
+        return {}
+    changed = differences(old["settings"], settings)
+    if changed:
+        more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
+        raise InputError(f"{tree.root}: made with other settings: {'; '.join(changed[:3])}{more}; {way_out}")
+    return old["pictures"]
+
+
 def take_up(
     options: "Namespace", tree: "OutputTree", report: "RunReport", sources: Sequence["Source"]
 ) -> list["PictureRecord"]:
@@ -161,34 +214,24 @@ def take_up(
     Raises:
         InputError: the folder holds results of other settings, and ``--overwrite`` is not given.
     """
-    from output_tree import FOLDERS, assign_names
+    from output_tree import assign_names
     from pictures import sha256_of
-    from run_report import PictureRecord, differences, load_report
+    from run_report import PictureRecord, load_report
 
     earlier: dict[str, PictureRecord] = {}
-    other_folder = "give another --output_dir, or --overwrite to start anew"
     if options.overwrite:
         try:
             old = load_report(tree.run_json)
         except InputError as error:
             log.warning("%s", error)
             old = None
-        if old:
-            tree.remove(list(old["pictures"]))
+        tree.remove(list(old["pictures"]) if old else [])
     else:
-        old = load_report(tree.run_json)
-        if old is None:
-            for folder in FOLDERS:
-                if (tree.root / folder).exists():
-                    raise InputError(f"{tree.root / folder}: results without a run.json; {other_folder}")
-        else:
-            changed = differences(old["settings"], report.settings)
-            if changed:
-                more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
-                what = "; ".join(changed[:3])
-                raise InputError(f"{tree.root}: made with other settings: {what}{more}; {other_folder}")
-            earlier = old["pictures"]
-    names = assign_names(sources, {record.file: name for name, record in earlier.items()})
+        earlier = earlier_results(tree, report.settings)
+    taken = {record.file: name for name, record in earlier.items()}
+    moved = {record.label: name for name, record in earlier.items() if not os.path.exists(record.file)}  # noqa: PTH110
+    taken |= {source.key: moved[source.label] for source in sources if source.label in moved}
+    names = assign_names(sources, taken)
     if options.overwrite:
         tree.remove(list(names.values()))
     records = []
@@ -204,8 +247,8 @@ def take_up(
             if record is not None:
                 log.info("%s: has changed since the earlier run, it is done again", source.label)
                 tree.remove([name])
-            record = PictureRecord(name, source.label, str(source.file.resolve()), sha256)
-        record.label = source.label
+            record = PictureRecord(name, source.label, source.key, sha256)
+        record.label, record.file = source.label, source.key
         report.pictures[name] = record
         records.append(record)
     return records
@@ -227,12 +270,16 @@ def zoom(
     from prompts_file import prompts_csv
 
     report = chain.report
-    for failure in unreadable:
-        log.warning("%s: %s", failure.label, failure.reason)
+    for failure in unreadable:  # perhaps it was a picture once
+        for record in report.pictures.values():
+            if record.label == failure.label:
+                record.status, record.failure = "failed", failure.reason
     report.unreadable = [dataclasses.asdict(failure) for failure in unreadable]
+    labels = {record.label for record in records}
     for label, step in chain.fixed_prompts:
-        if label not in {record.label for record in records}:
-            log.warning("--prompts_file: %s, step %d: there is no such picture", label, step)
+        if label not in labels or step > chain.settings.rec_num:
+            what = "step" if label in labels else "picture"
+            log.warning("--prompts_file: %s, step %d: there is no such %s", label, step, what)
     report.save()
     how = "stopped"
     try:
@@ -254,21 +301,21 @@ def zoom(
         how = "interrupted"
         raise
     finally:
-        chain.tree.write(prompts_csv(report.pictures.values()), chain.tree.prompts_csv)
         if parts.residency:
             for name, count in parts.residency.loads.items():
                 report.components[name] = {"loads": count, "moves": parts.residency.moves[name]}
         report.finish(how)
+        chain.tree.write(prompts_csv(report.pictures.values()), chain.tree.prompts_csv)
     done = sum(record.status == "done" for record in records)
     if not options.quiet:
         magnification = chain.settings.upscale**chain.settings.rec_num
-        print(f"{done} of {len(records) + len(unreadable)} pictures zoomed to {magnification}x")
-        print(
+        say(f"{done} of {len(records) + len(unreadable)} pictures zoomed to {magnification}x")
+        say(
             f"Look at {chain.tree.root / 'recursive'} (each picture's states side by side) "
             f"and {chain.tree.root / 'per-sample'} (each state by itself)."
         )
     for label, reason in failed:
-        print(f"failed: {label}: {reason}", file=sys.stderr)
+        say(f"failed: {label}: {reason}", error=True)
     return SOME_FAILED if failed else ALL_DONE
 
 
@@ -278,29 +325,27 @@ def print_plan(
     sources: Sequence["Source"],
     unreadable: Sequence["Failure"],
     parts: "Parts",
+    earlier: "dict[str, PictureRecord]",
 ) -> None:
     """Print what a run would do."""
     import shutil
 
     steps = " ".join(f"{settings.upscale**k}x" for k in range(1, settings.rec_num + 1))
     side = settings.process_size
+    files = {source.key for source in sources}
+    done = sum(record.status == "done" and record.file in files for record in earlier.values())
     # a PNG of a photograph takes about two bytes a pixel; each state is kept four times, each input once
-    disk = len(sources) * (4 * (settings.rec_num + 1) + settings.rec_num) * side * side * 2
-    existing = next(
-        path for path in (options.output_dir, *options.output_dir.resolve().parents) if path.exists()
-    )
+    disk = (len(sources) - done) * (4 * (settings.rec_num + 1) + settings.rec_num) * side * side * 2
+    out = options.output_dir
+    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
-    print(f"pictures   {len(sources)} to zoom into, {len(unreadable)} that cannot be read")
+    say(f"pictures   {len(sources)} to zoom into, {done} of them done, {len(unreadable)} that cannot be read")
     for failure in unreadable:
-        print(f"           {failure.label}: {failure.reason}")
-    print(f"steps      {settings.rec_num} ({steps}), {settings.rec_type}, states of {side}x{side}")
-    print(f"prompts    {describe_line(parts.extractor)}")
-    print(f"backbone   {describe_line(parts.backbone)}")
-    if parts.residency:
-        plan = parts.residency.plan(options.batch_size, side)
-        for number, line in enumerate(str(plan).splitlines() if plan.rows else []):
-            print(f"{'' if number else 'models':<11}{line}")
-    print(f"output     {options.output_dir}, about {disk / 1e6:.0f} MB; {free / 1e9:.1f} GB are free")
+        say(f"           {failure.label}: {failure.reason}")
+    say(f"steps      {settings.rec_num} ({steps}), {settings.rec_type}, states of {side}x{side}")
+    say(f"prompts    {describe_line(parts.extractor)}")
+    say(f"backbone   {describe_line(parts.backbone)}")
+    say(f"output     {out}, about {disk / 1e6:.0f} MB; {free / 1e9:.1f} GB are free")
 
 
 def describe_line(part: "PromptExtractor | SRBackbone | None") -> str:
@@ -310,7 +355,7 @@ def describe_line(part: "PromptExtractor | SRBackbone | None") -> str:
     return ", ".join(f"{key} {value}" for key, value in part.describe().items() if value not in (None, ""))
 
 
-@contextmanager
+@contextlib.contextmanager
 def terminable() -> Iterator[None]:
     """Let a polite kill (SIGTERM) end the run as Ctrl-C does: with reports, without temporary files."""
 

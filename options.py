@@ -1,12 +1,14 @@
 """The options of inference_coz.py, and every check that needs neither a picture nor a model."""
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from errors import InputError
 
+MOST_STEPS = 100
 HERE = Path(__file__).parent
 CKPT = HERE / "ckpt"
 RAM, DAPE = CKPT / "RAM" / "ram_swin_large_14m.pth", CKPT / "DAPE" / "DAPE.pth"
@@ -41,6 +43,14 @@ SD3_OPTIONS = {
     "enable_xformers_memory_efficient_attention": False,
 }
 VLM_OPTIONS = {"vlm_path": DEFAULT_VLM, "vlm_lora_path": None, "max_new_tokens": 128}
+NETWORK_OPTIONS = {
+    "device": "auto",
+    "mixed_precision": "auto",
+    "efficient_memory": False,
+    "align_method": "nofix",
+    "prompt": "",
+    "prompts_file": None,
+}
 RAM_OPTIONS = {"ram_path": RAM, "ram_ft_path": DAPE, "ram_tags": None, "ram_thresholds": None}
 
 
@@ -118,7 +128,7 @@ def build_parser() -> argparse.ArgumentParser:
         "also sees that whole state; onestep: each step enlarges a crop of the picture itself at once; "
         "bicubic, nearest: the same crop, only resized",
     )
-    add("--rec_num", type=_at_least(1), default=4, metavar="N", help="number of steps")
+    add("--rec_num", type=_at_least(1), default=4, metavar="N", help="number of steps, at most 100")
     add("--upscale", type=int, default=4, metavar="S", help="factor a step, 2 to 8")
     add(
         "--process_size",
@@ -309,9 +319,12 @@ def check(options: argparse.Namespace) -> None:
         raise InputError(f"--upscale {options.upscale}: must be from 2 to 8")
     if not 0 <= options.seed < 2**63:
         raise InputError(f"--seed {options.seed}: must be from 0 to 2**63 - 1")
+    if options.rec_num > MOST_STEPS:
+        raise InputError(f"--rec_num {options.rec_num}: at most {MOST_STEPS}")
     for path in options.input_image:
-        if not path.exists():
-            raise InputError(f"{path}: no such file or folder{' (a link to nothing)' * path.is_symlink()}")
+        if not os.path.exists(path):  # noqa: PTH110 (never raises)
+            link = " (a link to nothing)" if path.is_symlink() else ""
+            raise InputError(f"{path}: no such file or folder{link}")
     if options.output_dir.exists() and not options.output_dir.is_dir():
         raise InputError(f"--output_dir {options.output_dir}: is a file; give a folder")
     if options.prompts_file is not None and not options.prompts_file.is_file():
@@ -328,22 +341,26 @@ def decide(options: argparse.Namespace) -> None:
     if options.backbone == "auto":
         options.backbone = "embedded" if options.pretrained_model_name_or_path is None else "sd3"
     if resizes_only:
+        only = f"--rec_type {options.rec_type} only resizes"
         if options.prompt_type in ("dape", "vlm"):
             raise InputError(
-                f"--prompt_type {options.prompt_type}: --rec_type {options.rec_type} only resizes, "
-                "and nothing is asked; leave one of the two out"
+                f"--prompt_type {options.prompt_type}: {only}, and nothing is asked; leave one out"
             )
+        for name, default in NETWORK_OPTIONS.items():
+            if getattr(options, name) != default:
+                raise InputError(f"--{name}: {only}, without any network; leave one of the two out")
         options.prompt_type = "null"
     elif options.prompt_type == "auto":
         options.prompt_type = _auto_prompt_type(options)
-    _refuse_idle(options, SD3_OPTIONS, options.backbone == "sd3", "--backbone sd3")
+    uses_sd3 = options.backbone == "sd3" and not resizes_only
+    _refuse_idle(options, SD3_OPTIONS, uses_sd3, "--backbone sd3, and with kinds that do not only resize")
     _refuse_idle(options, VLM_OPTIONS, options.prompt_type == "vlm", "--prompt_type vlm")
     uses_ram = options.prompt_type in ("dape", "vlm")
     options.ram_given = options.ram_path is not None
     _refuse_idle(
         options, RAM_OPTIONS, uses_ram, "--prompt_type dape (or vlm, for answers that are no prompt)"
     )
-    if options.backbone == "sd3" and not resizes_only:
+    if uses_sd3:
         _decide_sd3(options)
     if uses_ram:
         _decide_ram(options)
@@ -364,7 +381,7 @@ def _refuse_idle(options: argparse.Namespace, defaults: dict[str, Any], in_use: 
     for name, default in defaults.items():
         given = getattr(options, name)
         if not in_use and given not in (None, False):
-            raise InputError(f"--{name} goes with {wanted} only")
+            raise InputError(f"--{name} only goes with {wanted}")
         is_missing_file = isinstance(default, Path) and not default.is_file()
         if given is None and not is_missing_file:
             setattr(options, name, default)

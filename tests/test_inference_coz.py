@@ -1,6 +1,7 @@
 """The command as a user runs it: files and exit codes, resume, and faults."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -193,11 +194,12 @@ def test_the_prompts_of_a_run_can_be_edited_and_used_again(command, tmp_path):
 
 
 def test_a_prompt_for_a_picture_that_is_not_there_is_named(command, tmp_path):
-    (tmp_path / "p.csv").write_text("file,step,prompt\nsceen.png,1,cat\n")
+    (tmp_path / "p.csv").write_text("file,step,prompt\nsceen.png,1,cat\nscene.png,3,cat\n")
     done = command(
-        "inference_coz", "-i", SCENE, "-o", tmp_path / "out", *RESIZE, "--prompts_file", tmp_path / "p.csv"
+        "inference_coz", "-i", SCENE, "-o", tmp_path / "out", *SMALL, "--prompts_file", tmp_path / "p.csv"
     )
     assert "sceen.png, step 1: there is no such picture" in done.err
+    assert "scene.png, step 3: there is no such step" in done.err
 
 
 def test_no_save_prompts_writes_no_prompt_files(command, tmp_path):
@@ -231,7 +233,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(command, tmp_path, photos):
     done = command("inference_coz", "-i", photos, "-o", tmp_path / "out", "--dry_run")
     assert done.code == 1, "a picture cannot be read"
     for words in (
-        "2 to zoom into, 1 that cannot",
+        "2 to zoom into, 0 of them done, 1 that cannot",
         "bad.png: is empty",
         "4x 16x 64x 256x",
         "embedded",
@@ -255,6 +257,14 @@ def test_dry_run_prints_the_plan_and_writes_nothing(command, tmp_path, photos):
         (["--device", "toaster"], "--device toaster"),
         (["--rec_num", 0], "must be 1 or more"),
         (["--backbone", "magic"], "invalid choice"),
+        (["--rec_num", 101], "--rec_num 101: at most 100"),
+        (["--output_dir", "x" * 300], "File name too long"),
+        (["--rec_type", "bicubic", "--device", "cpu"], "--device: --rec_type bicubic only resizes"),
+        (
+            ["--rec_type", "bicubic", "--align_method", "adain"],
+            "--align_method: --rec_type bicubic only resizes",
+        ),
+        (["--rec_type", "nearest", "--backbone", "sd3", "--lora_path", "x"], "--lora_path only goes with"),
     ],
 )
 def test_bad_arguments_are_refused_with_the_way_out_and_exit_code_2(command, tmp_path, arguments, reason):
@@ -263,6 +273,31 @@ def test_bad_arguments_are_refused_with_the_way_out_and_exit_code_2(command, tmp
     assert reason in done.err
     assert "Traceback" not in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_that_is_the_input_folder_is_not_zoomed_into_again(command, photos):
+    for _ in range(2):
+        done = command("inference_coz", "-i", photos, "-o", photos, *RESIZE, "--recursive_folders")
+        assert done.out.startswith("2 of 2")
+
+
+def test_dry_run_refuses_a_folder_that_the_run_would_refuse(command, tmp_path):
+    command("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE)
+    assert (
+        "1 to zoom into, 1 of them done"
+        in command("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE, "--dry_run").out
+    )
+    done = command("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE, "--seed", 1, "--dry_run")
+    assert done.code == 2
+
+
+def test_a_reader_that_goes_away_does_not_matter(tmp_path):
+    command = f"{sys.executable} {ROOT / 'inference_coz.py'} -i {SCENE} -o {tmp_path} --rec_type bicubic"
+    script = f"{command} --rec_num 1 | true"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", script], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_dashes_do_for_underscores_in_option_names(command, tmp_path):
@@ -346,6 +381,26 @@ def test_a_picture_that_was_mended_is_zoomed_into_by_the_next_run(command, tmp_p
     assert report(tmp_path / "out")["unreadable"] == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such file names")
+def test_file_names_that_are_no_text_or_steer_a_terminal_are_seen_to(command, tmp_path, photos):
+    shutil.copy(SCENE, os.fsencode(photos) + b"/caf\xe9.png")
+    (photos / "\x1b[31mred\n.png").write_text("no picture")
+    done = command("inference_coz", "-i", photos, "-o", tmp_path / "out", *RESIZE)
+    assert done.code == 1
+    assert "failed: \\x1b[31mred\\n.png: is not a picture" in done.err
+    assert (tmp_path / "out" / "recursive" / "caf_.png").is_file()
+    assert command("inference_coz", "-i", photos, "-o", tmp_path / "out", *RESIZE).code == 1
+
+
+def test_names_of_files_and_folders_cannot_collide_in_the_tree(command, tmp_path, photos):
+    (photos / "scene.png").rename(photos / "a.jpg")
+    for place in ("a/0.png.png", "a.png/b.png", "a/txt/0.txt.png"):
+        (photos / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(SCENE, photos / place)
+    done = command("inference_coz", "-i", photos, "-o", tmp_path / "out", *RESIZE, "--recursive_folders")
+    assert (done.code, done.out.splitlines()[0]) == (0, "5 of 5 pictures zoomed to 16x")
+
+
 # same seed, same pixels
 
 
@@ -386,6 +441,22 @@ def test_finished_pictures_are_skipped_and_new_ones_added(command, tmp_path, pho
     assert len(report(tmp_path / "out")["pictures"]) == 2
 
 
+def test_a_picture_that_is_no_picture_any_more_counts_as_failed(command, tmp_path, photos):
+    command("inference_coz", "-i", photos, "-o", tmp_path / "out", *RESIZE)
+    (photos / "scene.png").write_text("no picture")
+    assert command("inference_coz", "-i", photos, "-o", tmp_path / "out", *RESIZE).code == 1
+    assert [entry["status"] for entry in report(tmp_path / "out")["pictures"]] == ["failed", "done"]
+
+
+def test_a_folder_of_pictures_may_be_moved_between_runs(command, tmp_path, photos):
+    command("inference_coz", "-i", photos, "-o", tmp_path / "out", *RESIZE)
+    before = (tmp_path / "out" / "recursive" / "scene.png").stat().st_mtime_ns
+    photos.rename(tmp_path / "moved")
+    assert command("inference_coz", "-i", tmp_path / "moved", "-o", tmp_path / "out", *RESIZE).code == 0
+    assert [entry["name"] for entry in report(tmp_path / "out")["pictures"]] == ["scene", "turned"]
+    assert (tmp_path / "out" / "recursive" / "scene.png").stat().st_mtime_ns == before
+
+
 def test_a_picture_that_has_changed_is_done_again(command, tmp_path, photos):
     command("inference_coz", "-i", photos, "-o", tmp_path / "out", *RESIZE)
     shutil.copy(TURNED, photos / "scene.png")
@@ -421,7 +492,16 @@ def test_results_of_another_program_are_not_touched(command, tmp_path):
 
 def test_a_damaged_run_json_is_named(command, tmp_path):
     command("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE)
-    (tmp_path / "run.json").write_text("{")
+    (tmp_path / "victim").mkdir()
+    content = (tmp_path / "run.json").read_text()
+    for broken in (
+        "{",
+        content.replace('"name": "scene"', '"name": "../victim"'),
+        content.replace('"step": 1', '"step": 7'),
+    ):
+        (tmp_path / "run.json").write_text(broken)
+        done = command("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE, "--dry_run")
+        assert (done.code, "run.json: is damaged" in done.err) == (2, True)
     done = command("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE)
     assert done.code == 2
     assert "run.json: is damaged" in done.err
