@@ -24,7 +24,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,14 @@ class FoundParts:
     folders: dict[str, Path] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+
+    def describe(self) -> dict[str, str]:
+        """Identify what stands in, for run.json: the SHA-256 of each part's quantization.json."""
+        return {component: sha256_of(folder / RECORD) for component, folder in self.folders.items()}
+
+    def bytes(self) -> int:
+        """Return what they take on disk, and about what they take in memory."""
+        return sum(file.stat().st_size for folder in self.folders.values() for file in folder.iterdir())
 
     def warnings(self, quantized_dir: Path) -> list[str]:
         """Say in one line each what is left to PyTorch, and why."""
@@ -415,8 +423,3 @@ def load_quantized_parts(
     for line in found.warnings(quantized_dir):
         logger.warning("%s", line)
     return stand_ins(found, model, lora_path, vae_path, tiles=tiles, mixed_precision=mixed_precision)
-
-
-def total_bytes(folders: Iterable[Path]) -> int:
-    """Return what parts take on disk, and about what they take in memory."""
-    return sum(file.stat().st_size for folder in folders for file in folder.iterdir())

@@ -110,8 +110,9 @@ def print_latencies(component: str, pipeline, folder: Path, scratch: Path, calls
     ):
         path = scratch / mode
         path.mkdir()
-        layers = [*graph.linears, *graph.others]
-        onnx_export.write(graph, dict.fromkeys(layers, onnx_export.LayerPlan(mode)), weights, path)  # type: ignore[arg-type]
+        plan = dict.fromkeys(graph.linears, onnx_export.LayerPlan(mode))  # type: ignore[arg-type]
+        tables = onnx_export.LayerPlan("float" if mode == "float" else "weights")
+        onnx_export.write(graph, plan | dict.fromkeys(graph.others, tables), weights, path)
         row(name, path)
     if component == "text_enc_1":  # these tools take several times the model's memory
         for name, path in onnxruntimes_own(scratch / "float", scratch, input_ids.numpy()):

@@ -129,6 +129,16 @@ def test_finding_parts_imports_neither_torch_nor_onnxruntime(quantized):
     assert done.returncode == 0
 
 
+def test_what_stands_in_is_described_and_changes_with_the_part(copied):
+    found = find_parts(copied, str(MODEL), LORA, VAE)
+    described = found.describe()
+    assert found.bytes() > 1_000_000
+    path = part_folder(copied, "text_enc_1") / "quantization.json"
+    path.write_text(path.read_text() + " ")
+    after = find_parts(copied, str(MODEL), LORA, VAE).describe()
+    assert [one for one in COMPONENTS if after[one] != described[one]] == ["text_enc_1"]
+
+
 # falling back
 
 
