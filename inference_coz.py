@@ -345,6 +345,10 @@ def print_plan(
     say(f"steps      {settings.rec_num} ({steps}), {settings.rec_type}, states of {side}x{side}")
     say(f"prompts    {describe_line(parts.extractor)}")
     say(f"backbone   {describe_line(parts.backbone)}")
+    if parts.residency:
+        plan = parts.residency.plan(options.batch_size, side)
+        for number, line in enumerate(str(plan).splitlines() if plan.rows else []):
+            say(f"{'' if number else 'models':<11}{line}")
     say(f"output     {out}, about {disk / 1e6:.0f} MB; {free / 1e9:.1f} GB are free")
 
 

@@ -142,12 +142,15 @@ def test_plain_ram_tags_where_dape_is_not_there_with_a_warning(command, tmp_path
     assert "plain RAM" in done.err
 
 
-def test_kinds_that_only_resize_load_no_extractor(command, tmp_path):
-    done = command("inference_coz", *SMALL, *DAPE, "-o", tmp_path, "--rec_type", "bicubic")
-    assert done.code == 2
-    assert "--ram_path goes with" in done.err
-    done = command("inference_coz", *SMALL, "-o", tmp_path, "--rec_type", "bicubic", "--prompt_type", "vlm")
-    assert "--rec_type bicubic only resizes" in done.err
+def test_kinds_that_only_resize_refuse_what_they_would_not_use(command, tmp_path):
+    small = ("-i", PARITY / "input", "-o", tmp_path, "--process_size", 128, "--rec_type", "bicubic")
+    for arguments, reason in (
+        (DAPE, "--ram_path only goes with"),
+        ((*SD3, *SR), "--pretrained_model_name_or_path only goes with"),
+        (("--prompt_type", "vlm"), "--rec_type bicubic only resizes"),
+    ):
+        done = command("inference_coz", *small, *arguments)
+        assert (done.code, reason in done.err) == (2, True)
 
 
 # how the work is arranged changes no pixel
@@ -202,9 +205,9 @@ def test_sd3_without_its_sr_files_is_refused_and_plain_sd3_must_be_asked_for(com
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--lora_path", "x.pkl"], "--lora_path goes with --backbone sd3 only"),
-        (["--latent_tiled_size", 64], "--latent_tiled_size goes with --backbone sd3 only"),
-        (["--max_new_tokens", 10], "--max_new_tokens goes with --prompt_type vlm only"),
+        (["--lora_path", "x.pkl"], "--lora_path only goes with --backbone sd3"),
+        (["--latent_tiled_size", 64], "--latent_tiled_size only goes with --backbone sd3"),
+        (["--max_new_tokens", 10], "--max_new_tokens only goes with --prompt_type vlm"),
         (["--backbone", "sd3"], "wants --pretrained_model_name_or_path"),
         ([*SD3, "--lora_path", "nowhere.pkl"], "--lora_path nowhere.pkl: no such file"),
         ([*SD3, "--no_sr_lora", *SR], "contradict each other"),
@@ -246,6 +249,14 @@ def test_xformers_that_cannot_be_had_is_said_once_and_the_run_goes_on(command, t
     done = command("inference_coz", *SMALL, "-o", tmp_path, "--enable_xformers_memory_efficient_attention")
     assert done.code == 0
     assert done.err.count("attention is not available") == 1
+
+
+def test_dry_run_prints_what_each_model_takes_and_loads_none(command, tmp_path):
+    done = command("inference_coz", *SMALL, *VLM, "-o", tmp_path / "out", "--dry_run")
+    assert done.code == 0
+    for component in ("prompt.vlm", "text_enc_1", "text_enc_3", "transformer", "vae_decoder", "peak of cpu"):
+        assert component in done.out
+    assert not (tmp_path / "out").exists()
 
 
 def test_merge_and_unload_lora_is_accepted_for_old_scripts(command, tmp_path):
