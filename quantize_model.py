@@ -6,6 +6,7 @@ against PyTorch on data it was not calibrated with; `quantize_part` says how.
 
 import argparse
 import logging
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,18 +123,19 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"--num_calibration_samples {options.num_calibration_samples}: must be 1 or more")
     if options.output_dir.exists() and not options.output_dir.is_dir():
         raise InputError(f"--output_dir {options.output_dir}: is a file; give a folder")
-    for option, default in (
-        ("lora_path", CKPT / "SR_LoRA" / "model_20001.pkl"),
-        ("vae_path", CKPT / "SR_VAE" / "vae_encoder_20001.pt"),
-    ):
-        if getattr(options, option) is None and default.is_file():
-            setattr(options, option, default)
-    calibration = read_calibration(options.calibration_data, options.num_calibration_samples)
     components = COMPONENTS if options.model_component == "all" else (options.model_component,)
-
-    from sd3_checkpoint import check_sd3
-
     text_only = all(component.startswith("text_enc") for component in components)
+    if not text_only:
+        for option, default in (
+            ("lora_path", CKPT / "SR_LoRA" / "model_20001.pkl"),
+            ("vae_path", CKPT / "SR_VAE" / "vae_encoder_20001.pt"),
+        ):
+            if getattr(options, option) is None and default.is_file():
+                setattr(options, option, default)
+    calibration = read_calibration(options.calibration_data, options.num_calibration_samples)
+
+    from sd3_checkpoint import FOLDERS, check_sd3
+
     unused = [part for part in COMPONENTS if text_only and part not in components]
     checkpoint = check_sd3(
         options.pretrained_model_name_or_path, options.lora_path, options.vae_path, replaced=unused
@@ -142,6 +144,13 @@ def run(options: argparse.Namespace) -> int:
         options.output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--output_dir {options.output_dir}: cannot be made ({error.strerror})") from None
+    needed = sum(checkpoint.parts[folder].parameters for folder in {FOLDERS[one] for one in components})
+    free = shutil.disk_usage(options.output_dir).free
+    if free < 1.2 * needed:  # a byte a parameter, and some layers more
+        raise InputError(
+            f"--output_dir {options.output_dir}: {free / 1e9:.1f} GB free, and {1.2 * needed / 1e9:.1f} GB"
+            " are needed"
+        )
 
     from quantize_part import Pipeline, quantize_part
     from residency import choose_device

@@ -75,6 +75,13 @@ def test_wrong_arguments_are_one_line_and_exit_code_2(command, tmp_path, argumen
     assert len(done.err.strip().splitlines()) == 1
 
 
+def test_too_small_a_disk_is_told_before_anything_is_read(command, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    done = command("quantize_model", "--output_dir", tmp_path, *FROM)
+    assert done.code == 2
+    assert "are needed" in done.err
+
+
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_every_part_is_written_with_its_data_and_a_record(quantized, component):
     folder = part_folder(quantized, component)
