@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,11 @@ OUTPUTS = {
     "vae_encoder": ("moments",),
     "vae_decoder": ("picture",),
 }
+# T5's token table has two names, and is stored under either or both.
+OTHER_NAME = {
+    "shared.weight": "encoder.embed_tokens.weight",
+    "encoder.embed_tokens.weight": "shared.weight",
+}
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -109,8 +114,8 @@ class PartWeights:
         if name in self._merged:
             return self._merged[name]
         own = name.removeprefix("model.")
-        if own not in self._where:  # T5's table has two names and is stored under either or both
-            own = {"shared.weight": "encoder.embed_tokens.weight"}.get(own, "shared.weight")
+        if own not in self._where:
+            own = OTHER_NAME[own]
         with safe_open(self._where[own], framework="pt") as file:
             tensor = file.get_tensor(own)
             tensor = tensor.to(torch.float32, copy=True) if tensor.is_floating_point() else tensor.clone()
@@ -121,7 +126,8 @@ class PartWeights:
 
     def parameters(self) -> int:
         """Return the number of elements of the part's tensors."""
-        return sum(tensor.numel() for tensor in self.network().state_dict().values())
+        network = self.network()  # whose parameters() give a tensor with two names once
+        return sum(tensor.numel() for tensor in [*network.parameters(), *network.buffers()])
 
 
 class Pipeline:
@@ -283,6 +289,7 @@ class Result:
         costs: by layer.
         bytes: on disk.
         fp32_bytes: of the part's weights in fp32.
+        seconds: that it all took.
     """
 
     folder: Path
@@ -293,7 +300,6 @@ class Result:
     bytes: int = 0
     fp32_bytes: int = 0
     seconds: float = 0
-    record: dict[str, Any] = field(default_factory=dict)
 
 
 def quantize_part(component: str, pipeline: Pipeline, output_dir: Path, options: Mapping[str, Any]) -> Result:
@@ -337,8 +343,8 @@ def quantize_part(component: str, pipeline: Pipeline, output_dir: Path, options:
         result.fp32_bytes = 4 * weights.parameters()
         result.bytes = sum(file.stat().st_size for file in folder.iterdir())
         result.seconds = time.perf_counter() - start
-        result.record = _record(component, result, pipeline, options, folder)
-        text = json.dumps(result.record, indent=1, ensure_ascii=False)
+        record = _record(component, result, pipeline, options, folder)
+        text = json.dumps(record, indent=1, ensure_ascii=False)
         (folder / onnx_parts.RECORD).write_text(text + "\n", encoding="utf-8")
     return result
 

@@ -194,6 +194,14 @@ def test_a_streamed_part_keeps_no_weights(pipeline):
         assert parameter.untyped_storage().nbytes() <= 8
 
 
+def test_t5s_token_table_counts_once_under_its_two_names(pipeline):
+    weights = quantize_part.PartWeights("text_enc_3", pipeline.checkpoint)
+    table = weights("model.shared.weight")
+    assert torch.equal(table, weights("model.encoder.embed_tokens.weight"))
+    stored = sum(info.elements for name, info in weights.files.tensors.items() if "embed_tokens" not in name)
+    assert weights.parameters() == stored
+
+
 # the graph
 
 
