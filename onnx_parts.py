@@ -86,7 +86,13 @@ def part_folder(quantized_dir: Path, component: str) -> Path:
     return quantized_dir / component / f"{component}_quantized"
 
 
-def find_parts(quantized_dir: Path, model: str, lora_path: Path | None, vae_path: Path | None) -> FoundParts:
+def find_parts(
+    quantized_dir: Path,
+    model: str,
+    lora_path: Path | None,
+    vae_path: Path | None,
+    download: bool = True,
+) -> FoundParts:
     """Find the quantized parts that can stand in for PyTorch's in a run; reads no weights into memory.
 
     Args:
@@ -94,6 +100,7 @@ def find_parts(quantized_dir: Path, model: str, lora_path: Path | None, vae_path
         model: SD3 folder in diffusers layout, or hub name.
         lora_path: the run's SR LoRA, or None.
         vae_path: the run's SR VAE encoder, or None.
+        download: whether a hub name may be downloaded where it is not in the cache.
 
     Raises:
         InputError: ``model`` is not there.
@@ -111,7 +118,7 @@ def find_parts(quantized_dir: Path, model: str, lora_path: Path | None, vae_path
             found.refused[component] = str(error)
     if not records:
         return found
-    base = find_sd3(model, records)
+    base = find_sd3(model, records, download)
     for component, record in records.items():
         why = _other_source(record["made_from"], source_files(component, base, lora_path, vae_path))
         if why:
