@@ -156,6 +156,7 @@ def describe(settings: "ChainSettings", parts: "Parts", fixed_prompts: "FixedPro
         "chain": dataclasses.asdict(settings),
         "extractor": parts.extractor.describe() if parts.extractor else None,
         "backbone": parts.backbone.describe() if parts.backbone else None,
+        "quantized": parts.quantized.describe() if parts.quantized else None,
         "prompts_file": hashlib.sha256(repr(sorted(fixed_prompts.items())).encode()).hexdigest()
         if fixed_prompts
         else None,

@@ -13,6 +13,7 @@ HERE = Path(__file__).parent
 CKPT = HERE / "ckpt"
 RAM, DAPE = CKPT / "RAM" / "ram_swin_large_14m.pth", CKPT / "DAPE" / "DAPE.pth"
 SR_LORA, SR_VAE = CKPT / "SR_LoRA" / "model_20001.pkl", CKPT / "SR_VAE" / "vae_encoder_20001.pt"
+QUANTIZED = CKPT / "quantized"
 DEFAULT_VLM = "Qwen/Qwen2.5-VL-3B-Instruct"
 # as chain_of_zoom.KINDS, which is too heavy to import for --help; a test holds them together
 KINDS = ("nearest", "bicubic", "onestep", "recursive", "recursive_multiscale")
@@ -41,6 +42,8 @@ SD3_OPTIONS = {
     "latent_tiled_size": 96,
     "latent_tiled_overlap": 32,
     "enable_xformers_memory_efficient_attention": False,
+    "quantize": False,
+    "quantized_dir": None,
 }
 VLM_OPTIONS = {"vlm_path": DEFAULT_VLM, "vlm_lora_path": None, "max_new_tokens": 128}
 NETWORK_OPTIONS = {
@@ -115,7 +118,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--dry_run",
         action="store_true",
-        help="check everything and print the plan (pictures, models, memory, disk), load nothing",
+        help="check everything and print the plan (pictures, models, memory, disk); load nothing, and fetch "
+        "nothing from the hub",
     )
 
     chain = parser.add_argument_group("the chain")
@@ -250,6 +254,19 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="use xformers in SD3's transformer; where it cannot be had, one line says why, and the run "
         "goes on without",
+    )
+
+    add(
+        "--quantize",
+        action="store_true",
+        help="use the int8 ONNX parts that quantize_model.py made; a missing or broken one, or one made from "
+        "other files, is left to PyTorch with one warning",
+    )
+    add(
+        "--quantized_dir",
+        type=Path,
+        metavar="DIR",
+        help=f"where these parts are (default: {_in_ckpt(QUANTIZED)})",
     )
 
     machine = parser.add_argument_group("the machine")
@@ -393,6 +410,9 @@ def _decide_sd3(options: argparse.Namespace) -> None:
             "--backbone sd3 wants --pretrained_model_name_or_path: a folder in diffusers layout, or "
             "stabilityai/stable-diffusion-3-medium-diffusers"
         )
+    if options.quantized_dir is not None and not options.quantize:
+        raise InputError("--quantized_dir only goes with --quantize")
+    options.quantized_dir = options.quantized_dir or QUANTIZED
     if options.no_sr_lora:
         if options.lora_path is not None or options.vae_path is not None:
             raise InputError("--no_sr_lora and --lora_path or --vae_path contradict each other; give one")

@@ -14,6 +14,7 @@ from stage_times import StageTimes
 
 if TYPE_CHECKING:
     from chain_of_zoom import PromptExtractor, SRBackbone
+    from onnx_parts import FoundParts
     from prompt_extractor import DapeExtractor
     from residency import DevicePlan, Residency
 
@@ -28,12 +29,14 @@ class Parts:
         extractor, backbone: None where the chain only resizes.
         residency: where their models are; None where the chain only resizes.
         plan: the devices; None where the chain only resizes.
+        quantized: the int8 ONNX parts that stand in for SD3's; None without ``--quantize``.
     """
 
     extractor: "PromptExtractor | None" = None
     backbone: "SRBackbone | None" = None
     residency: "Residency | None" = None
     plan: "DevicePlan | None" = None
+    quantized: "FoundParts | None" = None
 
 
 def choose_parts(options: Namespace, times: StageTimes) -> Parts:
@@ -46,36 +49,54 @@ def choose_parts(options: Namespace, times: StageTimes) -> Parts:
     Raises:
         InputError: a file is missing or wrong, or the device is not there.
     """
-    check_files(options)
+    quantized = check_files(options)
     from residency import Residency, plan_devices
 
     plan = plan_devices(options.device, options.efficient_memory)
     residency = Residency(options.efficient_memory, times)
     extractor = _choose_extractor(options, plan, residency, times)
-    backbone = _choose_backbone(options, plan, residency, times)
+    backbone = _choose_backbone(options, plan, residency, times, quantized)
     for shortage in residency.shortages(options.batch_size, options.process_size):
         log.warning("%s", shortage)
-    return Parts(extractor, backbone, residency, plan)
+    return Parts(extractor, backbone, residency, plan, quantized)
 
 
-def check_files(options: Namespace) -> None:
+def check_files(options: Namespace) -> "FoundParts | None":
     """Check the files of every part without importing anything heavy.
+
+    Models named as on the hub are fetched here, but not for a dry run.
+
+    Returns:
+        The quantized parts that are fit for this run; None without ``--quantize``.
 
     Raises:
         InputError: the first file that is missing or wrong.
     """
+    download = not options.dry_run
+    quantized = None
     if options.backbone == "sd3":
         from sd3_checkpoint import check_sd3
 
-        check_sd3(
-            options.pretrained_model_name_or_path, options.lora_path, options.vae_path, options.lora_rank
+        model, lora_path, vae_path = (
+            options.pretrained_model_name_or_path,
+            options.lora_path,
+            options.vae_path,
         )
+        if options.quantize:
+            from onnx_parts import find_parts
+
+            quantized = find_parts(options.quantized_dir, model, lora_path, vae_path)
+            for warning in quantized.warnings(options.quantized_dir):
+                log.warning("%s", warning)
+        replaced = quantized.folders if quantized else ()
+        check_sd3(model, lora_path, vae_path, options.lora_rank, replaced, download)
     if options.prompt_type == "dape":
         _check_ram(options)
     if options.prompt_type == "vlm":
         from qwen_vl import check_vlm_folder
 
-        check_vlm_folder(options.vlm_path, options.vlm_lora_path)
+        check_vlm_folder(options.vlm_path, options.vlm_lora_path, download)
+    return quantized
 
 
 def _check_ram(options: Namespace) -> None:
@@ -139,7 +160,11 @@ def _dape(
 
 
 def _choose_backbone(
-    options: Namespace, plan: "DevicePlan", residency: "Residency", times: StageTimes
+    options: Namespace,
+    plan: "DevicePlan",
+    residency: "Residency",
+    times: StageTimes,
+    quantized: "FoundParts | None",
 ) -> "SRBackbone":
     if options.backbone == "embedded":
         from esrgan import EmbeddedBackbone
@@ -155,6 +180,18 @@ def _choose_backbone(
         latent=options.latent_tiled_size,
         latent_overlap=options.latent_tiled_overlap,
     )
+    loaders = {}
+    if quantized:
+        from onnx_parts import stand_ins
+
+        loaders = stand_ins(
+            quantized,
+            options.pretrained_model_name_or_path,
+            options.lora_path,
+            options.vae_path,
+            tiles=tiles,
+            mixed_precision=options.mixed_precision,
+        )
     return OSEDiffSD3(
         options.pretrained_model_name_or_path,
         options.lora_path,
@@ -167,4 +204,5 @@ def _choose_backbone(
         tiles=tiles,
         lora_rank=options.lora_rank,
         xformers=options.enable_xformers_memory_efficient_attention,
+        stand_ins=loaders,
     )
