@@ -274,3 +274,58 @@ def test_the_hub_caches_names_are_taken_for_the_sha256(tmp_path):
     link = tmp_path / "model.safetensors"
     link.symlink_to(blob)
     assert sha256_of(link) == "ab" * 32
+
+
+# the command
+
+
+@pytest.fixture(scope="module")
+def zoomed(tmp_path_factory):
+    """What the command makes without --quantize."""
+    import inference_coz
+
+    out = tmp_path_factory.mktemp("zoomed")
+    assert inference_coz.main([str(argument) for argument in (*ZOOM, "-o", out)]) == 0
+    return states(out)
+
+
+ZOOM = (
+    "-i", PARITY / "input", "--process_size", 128, "--rec_num", 1, "--rec_type", "recursive",
+    "--prompt_type", "null", "--prompt", "a photo of a cat", "--pretrained_model_name_or_path", MODEL,
+    "--lora_path", LORA, "--vae_path", VAE,
+)  # fmt: skip
+
+
+def states(out):
+    files = sorted((out / "per-sample").glob("*/1.png"))
+    assert len(files) == 2
+    return np.stack([np.asarray(Image.open(file), dtype=float) for file in files])
+
+
+def test_the_command_with_quantize_makes_pictures_within_decibels_of_the_one_without(
+    command, quantized, zoomed, tmp_path
+):
+    done = command("inference_coz", *ZOOM, "-o", tmp_path, "--quantize", "--quantized_dir", quantized)
+    assert done.code == 0
+    assert "PyTorch" not in done.err
+    assert 30 <= decibels(states(tmp_path), zoomed) < np.inf
+
+
+def test_the_command_without_quantized_parts_warns_once_and_makes_pytorchs_pictures(
+    command, zoomed, tmp_path
+):
+    done = command("inference_coz", *ZOOM, "-o", tmp_path, "--quantize", "--quantized_dir", tmp_path / "no")
+    assert done.code == 0
+    assert done.err.count("holds no quantized part") == 1
+    assert np.array_equal(states(tmp_path), zoomed)
+
+
+def test_the_command_names_a_truncated_part_and_goes_on(command, copied, zoomed, tmp_path):
+    for component in COMPONENTS[1:]:
+        shutil.rmtree(copied / component)
+    path = part_folder(copied, "text_enc_1") / "model.onnx"
+    path.write_bytes(path.read_bytes()[:1000])
+    done = command("inference_coz", *ZOOM, "-o", tmp_path / "out", "--quantize", "--quantized_dir", copied)
+    assert done.code == 0
+    assert done.err.count("model.onnx is damaged") == 1
+    assert np.array_equal(states(tmp_path / "out"), zoomed)
