@@ -1,5 +1,6 @@
 """What all tests share. One thread a worker: tiny models run many times faster that way."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -33,10 +34,15 @@ def command(capfd: pytest.CaptureFixture[str]):
     def run(script: str, *args: object) -> Finished:
         module = __import__(script)
         capfd.readouterr()
+        root = logging.getLogger()
+        handlers, level = list(root.handlers), root.level  # the command sets up its own, as it should
         try:
             code = module.main([str(arg) for arg in args])
         except SystemExit as stop:  # argparse ends --help and usage errors this way
             code = stop.code if isinstance(stop.code, int) else 2
+        finally:
+            root.handlers[:] = handlers
+            root.setLevel(level)
         captured = capfd.readouterr()
         return Finished(code, captured.out, captured.err)
 
