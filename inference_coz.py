@@ -354,10 +354,12 @@ def print_plan(
 
 
 def describe_line(part: "PromptExtractor | SRBackbone | None") -> str:
-    """Say in one line what a part is."""
+    """Say in one line what a part is: its name, its model and its precision, where it has them."""
     if part is None:
         return "none: this --rec_type only resizes"
-    return ", ".join(f"{key} {value}" for key, value in part.describe().items() if value not in (None, ""))
+    described = part.describe()
+    words = ("extractor", "backbone", "model", "dtype")
+    return ", ".join(str(described[word]) for word in words if described.get(word))
 
 
 @contextlib.contextmanager
