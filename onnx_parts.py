@@ -64,9 +64,12 @@ class FoundParts:
         """Identify what stands in, for run.json: the SHA-256 of each part's quantization.json."""
         return {component: sha256_of(folder / RECORD) for component, folder in self.folders.items()}
 
-    def bytes(self) -> int:
-        """Return what they take on disk, and about what they take in memory."""
-        return sum(file.stat().st_size for folder in self.folders.values() for file in folder.iterdir())
+    def bytes(self) -> dict[str, int]:
+        """Return what each takes on disk, which is about what it takes in memory."""
+        return {
+            component: sum(file.stat().st_size for file in folder.iterdir())
+            for component, folder in self.folders.items()
+        }
 
     def warnings(self, quantized_dir: Path) -> list[str]:
         """Say in one line each what is left to PyTorch, and why."""

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from errors import InputError, PictureError
-from residency import DevicePlan, Residency, choose_dtype
+from residency import DevicePlan, Residency, Size, choose_dtype
 from sd3_checkpoint import FOLDERS, SD3Checkpoint, check_sd3
 from sd3_parts import Loader, Part, check_part, load_part, part_size
 from stage_times import StageTimes
@@ -115,6 +115,7 @@ class OSEDiffSD3:
         lora_rank: int | None = None,
         xformers: bool = False,
         stand_ins: Mapping[str, Loader] | None = None,
+        stand_in_bytes: Mapping[str, int] | None = None,
     ) -> None:
         """Check every file and register the parts; nothing big is read yet.
 
@@ -132,6 +133,7 @@ class OSEDiffSD3:
             lora_rank: rank that the SR files must have.
             xformers: use xformers' attention in the transformer where it can.
             stand_ins: loaders of callables that take the place of parts, by part name.
+            stand_in_bytes: what these take in memory, for the plan.
 
         Raises:
             InputError: anything wrong with the files or options.
@@ -164,7 +166,9 @@ class OSEDiffSD3:
         for part, folder in FOLDERS.items():
             device = plan.text if part in TEXT_PARTS else plan.sr
             if part in self.stand_ins:
-                residency.add(part, self.stand_ins[part], device)
+                taken = (stand_in_bytes or {}).get(part)
+                size = None if taken is None else Size(0, taken)
+                residency.add(part, self.stand_ins[part], device, size)
                 continue
             files = self.checkpoint.parts[folder]
             network = check_part(part, self.checkpoint.folder / folder, files.config, files.tensors)

@@ -205,4 +205,5 @@ def _choose_backbone(
         lora_rank=options.lora_rank,
         xformers=options.enable_xformers_memory_efficient_attention,
         stand_ins=loaders,
+        stand_in_bytes=quantized.bytes() if quantized else None,
     )

@@ -148,7 +148,7 @@ class Size:
     """How large a component is.
 
     Attributes:
-        parameters: number of weights.
+        parameters: number of weights; 0 where nobody counted them.
         bytes: that they take where the component computes.
     """
 
@@ -189,13 +189,11 @@ class MemoryPlan:
 
     def __str__(self) -> str:
         """Return the plan as lines of text, sizes in GB (10^9 bytes)."""
-        lines = [
-            f"{row.component:<12} {row.size.parameters / 1e6:>8,.0f} M  {row.size.bytes / 1e9:>6.2f} GB"
-            f"  {row.device:<7} {row.moves}"
-            if row.size
-            else f"{row.component:<12} {'':>8}    {'?':>6}     {row.device:<7} {row.moves}"
-            for row in self.rows
-        ]
+        lines = []
+        for row in self.rows:
+            count = f"{row.size.parameters / 1e6:,.0f} M" if row.size and row.size.parameters else ""
+            taken = f"{row.size.bytes / 1e9:.2f} GB" if row.size else "?"
+            lines.append(f"{row.component:<12} {count:>10}  {taken:>9}  {row.device:<7} {row.moves}")
         lines += [f"peak of {device}: about {peak / 1e9:.1f} GB" for device, peak in self.peaks.items()]
         if self.waiting:
             lines.append(f"waiting in CPU memory, where there is room: up to {self.waiting / 1e9:.1f} GB")
