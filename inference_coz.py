@@ -346,6 +346,8 @@ def print_plan(
     say(f"steps      {settings.rec_num} ({steps}), {settings.rec_type}, states of {side}x{side}")
     say(f"prompts    {describe_line(parts.extractor)}")
     say(f"backbone   {describe_line(parts.backbone)}")
+    if options.backbone == "embedded" and parts.backbone:
+        say("models     two networks of 33 MB, about 0.5 GB of memory in all (benchmarks/embedded.py)")
     if parts.residency:
         plan = parts.residency.plan(options.batch_size, side)
         for number, line in enumerate(str(plan).splitlines() if plan.rows else []):

@@ -139,7 +139,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         default=512,
         metavar="P",
-        help="side of a state in pixels, a multiple of 16",
+        help="side of a state in pixels, a multiple of 16 from 64",
     )
     add(
         "--align_method",
@@ -174,7 +174,13 @@ def build_parser() -> argparse.ArgumentParser:
         default=True,
         help="write txt/K.txt beside the states (default)",
     )
-    add("--no_save_prompts", dest="save_prompts", action="store_false", help="do not")
+    add(
+        "--no_save_prompts",
+        dest="save_prompts",
+        action="store_false",
+        default=argparse.SUPPRESS,
+        help="do not write them",
+    )
     add("--ram_path", type=Path, metavar="FILE", help=f"RAM's weights (default: {_in_ckpt(RAM)} if there)")
     add("--ram_ft_path", type=Path, metavar="FILE", help=f"DAPE (default: {_in_ckpt(DAPE)} if there)")
     add(
@@ -275,7 +281,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--device",
         default="auto",
         metavar="DEVICE",
-        help="auto (cuda, else mps, else cpu), cuda, cuda:N, mps or cpu",
+        help="auto (cuda, else mps, else cpu; of two CUDA devices text encoders and VLM take the first, the "
+        "SR networks the second), cuda, cuda:N, mps or cpu",
     )
     add(
         "--mixed_precision",
@@ -286,7 +293,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--efficient_memory",
         action="store_true",
-        help="for one device of 24 GB: one big model on it at a time, moved once a scale for all pictures",
+        help="for little memory (one GPU of 24 GB, or none): one big model in it at a time, placed once a "
+        "scale for all pictures",
     )
     add("--batch_size", type=_at_least(1), default=1, metavar="B", help="pictures a forward pass")
     loudness = machine.add_mutually_exclusive_group()
@@ -377,6 +385,10 @@ def decide(options: argparse.Namespace) -> None:
     _refuse_idle(
         options, RAM_OPTIONS, uses_ram, "--prompt_type dape (or vlm, for answers that are no prompt)"
     )
+    if options.efficient_memory and options.backbone == "embedded" and options.prompt_type == "null":
+        raise InputError(
+            "--efficient_memory only goes with models that are big: --backbone sd3, or a prompt extractor"
+        )
     if uses_sd3:
         _decide_sd3(options)
     if uses_ram:

@@ -183,6 +183,9 @@ def _is_inside(name: str) -> bool:
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
     """Name what differs between two nested settings: ``"chain.seed was 42, is 43"``."""
     if isinstance(old, dict) and isinstance(new, dict):
+        for kind in ("backbone", "extractor"):  # where these differ, everything below them does
+            if isinstance(new.get(kind), str) and isinstance(old.get(kind), str) and old[kind] != new[kind]:
+                return differences(old[kind], new[kind], path)
         return [
             line
             for key in sorted(old.keys() | new.keys())
