@@ -1,7 +1,7 @@
 """What int8 ONNX text encoders save and cost, on true sizes.
 
     python benchmarks/quantized.py                         CLIP-L and CLIP-G: size, latency, fidelity
-    python benchmarks/quantized.py --component text_enc_3  T5-XXL (10 GB of disk, most of an hour)
+    python benchmarks/quantized.py --component text_enc_3  T5-XXL (15 GB of disk, half an hour)
 
 No text encoder's trained weights come with a package registry, so the weights are random, with statistics
 like trained ones: each output channel of a layer has a scale of its own, a few channels of the norms and of
