@@ -178,5 +178,8 @@ def _why_not_zip(path: Path) -> str:
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the weights; fetch the file itself (git lfs pull)"
     if start.startswith(b"\x80"):
-        return "a plain or old-style pickle, not torch's zip format; refused: get the published file"
+        return (
+            "a plain pickle, or torch's format from before 1.6; refused: get the published file, or write it "
+            "anew with torch.save(torch.load(FILE, weights_only=True), FILE)"
+        )
     return "not a file written by torch.save"

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from errors import InputError, PictureError
+from residency import out_of_memory
 from stage_times import StageTimes
 from winograd import WinogradBody
 
@@ -316,14 +317,17 @@ class EmbeddedBackbone:
         try:
             with self.times.stage("sr.embedded.forward"), torch.inference_mode():
                 return enlarge(network, x.to(self.device, self.dtype)).float().cpu()
-        except torch.OutOfMemoryError as error:
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
             if len(x) == 1:
                 raise InputError(
                     f"{self.device} has too little free memory for one picture; "
                     "end what else runs on it, or use --device cpu"
                 ) from error
         # Here, not in the except clause, which would keep the failed batch's tensors alive.
-        torch.cuda.empty_cache()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
         self.batch_size = (len(x) + 1) // 2
         logger.warning("too little memory for %d pictures at once: %d from here on", len(x), self.batch_size)
         return torch.cat([self._forward(network, part) for part in x.split(self.batch_size)])

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from errors import InputError
-from sd3_checkpoint import FOLDERS, check_sd3, find_sd3, weights_files
+from sd3_checkpoint import FOLDERS, find_sd3, weights_files
 
 if TYPE_CHECKING:
     import torch
@@ -155,8 +155,9 @@ def read_record(folder: Path, component: str) -> dict[str, Any]:
             raise InputError(f"{file} is missing")
         if file.stat().st_size != expected["bytes"]:
             raise InputError(f"{file} is damaged: {file.stat().st_size:,} bytes of {expected['bytes']:,}")
-    if sha256_of(folder / MODEL) != files[MODEL]["sha256"]:
-        raise InputError(f"{folder / MODEL} is damaged: its SHA-256 is not the recorded one")
+    for name, expected in files.items():
+        if sha256_of(folder / name) != expected.get("sha256"):
+            raise InputError(f"{folder / name} is damaged: its SHA-256 is not the recorded one")
     return record
 
 
@@ -246,65 +247,21 @@ def sha256_of(path: Path) -> str:
     return digest
 
 
-def stand_ins(
-    found: FoundParts,
-    model: str,
-    lora_path: Path | None,
-    vae_path: Path | None,
-    *,
-    tiles: "Tiles | None" = None,
-    mixed_precision: str = "auto",
-) -> "dict[str, Loader]":
+def stand_ins(found: FoundParts, model: str, tiles: "Tiles | None" = None) -> "dict[str, Loader]":
     """Return a loader for each part found, for `osediff_sd3.OSEDiffSD3`.
 
-    A session that cannot be made after all falls back to PyTorch's part, with one warning that says why.
+    A loader raises whatever onnxruntime has against the file; the backbone then takes PyTorch's part.
 
     Args:
         found: from `find_parts`.
-        model: SD3 folder or hub name, for that fall-back and the VAE's configuration.
-        lora_path: SR LoRA, or None.
-        vae_path: SR VAE encoder, or None.
+        model: SD3 folder or hub name, for the VAE's configuration.
         tiles: sizes beyond which the VAE works tile by tile.
-        mixed_precision: of PyTorch's parts.
     """
 
     def loader(component: str, folder: Path) -> "Loader":
-        def load(device: "torch.device") -> Any:
-            try:
-                return open_part(folder, component, device, find_sd3(model, FOLDERS), tiles)
-            except Exception as error:  # onnxruntime's exceptions have no common base but this
-                reason = " ".join(str(error).split())[:300]
-                logger.warning("%s: %s does not load (%s); PyTorch's is used", component, folder, reason)
-            return _load_torch(component, model, lora_path, vae_path, device, mixed_precision, tiles)
-
-        return load
+        return lambda device: open_part(folder, component, device, find_sd3(model, FOLDERS), tiles)
 
     return {component: loader(component, folder) for component, folder in found.folders.items()}
-
-
-def _load_torch(
-    component: str,
-    model: str,
-    lora_path: Path | None,
-    vae_path: Path | None,
-    device: "torch.device",
-    mixed_precision: str,
-    tiles: "Tiles | None",
-) -> Any:
-    """Load PyTorch's part as `osediff_sd3` does."""
-    import torch
-
-    from residency import choose_dtype
-    from sd3_parts import load_part
-
-    checkpoint = check_sd3(model, lora_path, vae_path, replaced=FOLDERS.keys() - {component})
-    dtype = choose_dtype(mixed_precision, device)
-    if component in VAE_PARTS and dtype == torch.float16:
-        dtype = torch.float32
-    part = load_part(component, checkpoint, device, dtype)
-    if component in VAE_PARTS:
-        _tile(part.model, component, tiles)
-    return part
 
 
 def _tile(vae: Any, component: str, tiles: "Tiles | None") -> None:
@@ -335,10 +292,14 @@ class OnnxPart:
         providers: list[Any] = ["CPUExecutionProvider"]
         if device.type == "cuda":
             if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+                if hasattr(onnxruntime, "preload_dlls"):  # finds the CUDA libraries that torch brings
+                    onnxruntime.preload_dlls()
                 providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
             else:
                 logger.warning("onnxruntime has no CUDA provider here (requirements-gpu.txt): CPU")
         self.session: Any = onnxruntime.InferenceSession(str(folder / MODEL), options, providers=providers)
+        if len(providers) > 1 and self.session.get_providers()[0] != "CUDAExecutionProvider":
+            logger.warning("onnxruntime's CUDA provider does not load here (its CUDA is another?): CPU")
         self.device = device
         self._inputs = {value.name: value.type for value in self.session.get_inputs()}
 
@@ -414,22 +375,3 @@ def open_part(
         return part
     config = json.loads((base / "vae" / "config.json").read_text(encoding="utf-8"))
     return OnnxVae(part, component, config, tiles)
-
-
-def load_quantized_parts(
-    quantized_dir: Path,
-    model: str,
-    lora_path: Path | None,
-    vae_path: Path | None,
-    *,
-    tiles: "Tiles | None" = None,
-    mixed_precision: str = "auto",
-) -> "dict[str, Loader]":
-    """Find the quantized parts, warn of those that cannot stand in, and return loaders of the others.
-
-    The loaders are what `osediff_sd3.OSEDiffSD3` takes as ``stand_ins``; see `find_parts` and `stand_ins`.
-    """
-    found = find_parts(quantized_dir, model, lora_path, vae_path)
-    for line in found.warnings(quantized_dir):
-        logger.warning("%s", line)
-    return stand_ins(found, model, lora_path, vae_path, tiles=tiles, mixed_precision=mixed_precision)

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from errors import InputError, PictureError
-from residency import DevicePlan, Residency, Size, choose_dtype
+from residency import DevicePlan, Residency, Size, choose_dtype, out_of_memory
 from sd3_checkpoint import FOLDERS, SD3Checkpoint, check_sd3
 from sd3_parts import Loader, Part, check_part, load_part, part_size
 from stage_times import StageTimes
@@ -158,6 +158,7 @@ class OSEDiffSD3:
             raise InputError(
                 f"--latent_tiled_size {self.tiles.latent}: this transformer takes {largest} at most"
             )
+        self._replaced: set[str] = set()  # parts whose stand-in did not load
         self._timestep = one_step(self.checkpoint.folder)
         self._tokenizers: dict[str, Any] = {}
         self._embeddings: OrderedDict[tuple[str, bool], Embedding] = OrderedDict()
@@ -168,7 +169,7 @@ class OSEDiffSD3:
             if part in self.stand_ins:
                 taken = (stand_in_bytes or {}).get(part)
                 size = None if taken is None else Size(0, taken)
-                residency.add(part, self.stand_ins[part], device, size)
+                residency.add(part, self._loader(part), device, size)
                 continue
             files = self.checkpoint.parts[folder]
             network = check_part(part, self.checkpoint.folder / folder, files.config, files.tensors)
@@ -187,9 +188,25 @@ class OSEDiffSD3:
         return exact and self.residency.efficient_memory and device.type == "cpu"
 
     def _loader(self, part: str) -> Loader:
-        def load(device: torch.device) -> Part:
+        """Return what loads a part: its stand-in where there is one, else, or where that fails, the part."""
+
+        def load(device: torch.device) -> Any:
+            checkpoint = self.checkpoint
+            if part in self.stand_ins:
+                try:
+                    return self.stand_ins[part](device)
+                except Exception as error:  # onnxruntime's exceptions have no common base but this
+                    if out_of_memory(error):
+                        raise
+                    reason = " ".join(str(error).split())[:300]
+                    logger.warning("%s: its stand-in does not load (%s); PyTorch's is used", part, reason)
+                    del self.stand_ins[part]
+                    self._replaced.add(part)
+            if part in self._replaced:  # its files were not checked: something else was to stand in
+                others = FOLDERS.keys() - {part}
+                checkpoint = check_sd3(self._name, checkpoint.lora_path, checkpoint.vae_path, replaced=others)
             dtype = self.dtypes[part]
-            loaded = load_part(part, self.checkpoint, device, dtype, self._by_block(part, device))
+            loaded = load_part(part, checkpoint, device, dtype, self._by_block(part, device))
             if part == "transformer" and self.xformers:
                 _use_xformers(loaded.model)
             if part == "vae_encoder":
@@ -431,7 +448,9 @@ class OSEDiffSD3:
             try:
                 with torch.no_grad():
                     results = run(batch)
-            except torch.OutOfMemoryError:
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
                 results = None  # the exception holds the tensors of its frames: free memory after it is gone
             if results is None:
                 _empty_cache()
@@ -521,9 +540,20 @@ def join_embeddings(
 
 
 def _on_disk(tensor: torch.Tensor, path: Path) -> torch.Tensor:
-    """Return the same tensor in a memory-mapped file, which goes when its folder and the tensor are gone."""
-    mapped = torch.from_file(str(path), shared=True, size=tensor.numel(), dtype=tensor.dtype)
-    return mapped.view_as(tensor).copy_(tensor)
+    """Return the same tensor in a memory-mapped file, which goes when its folder and the tensor are gone.
+
+    Raises:
+        InputError: the disk is full. (Writing through the map would end the process.)
+    """
+    try:
+        path.write_bytes(tensor.contiguous().view(torch.uint8).numpy().data)
+    except OSError as error:
+        raise InputError(
+            f"{path.parent}: no room for the text embeddings of this folder ({error.strerror}); make room, "
+            "or name another folder with TMPDIR"
+        ) from error
+    mapped = torch.from_file(str(path), shared=False, size=tensor.numel(), dtype=tensor.dtype)
+    return mapped.view_as(tensor)
 
 
 def _plausible(y: torch.Tensor) -> bool:
@@ -557,11 +587,12 @@ def tile_vae(vae: Any, latent_size: int, pixels: int) -> None:
 
 def _use_xformers(transformer: Any) -> None:
     try:
+        if transformer.device.type != "cuda":
+            raise ValueError("it is for CUDA devices only")
         transformer.enable_xformers_memory_efficient_attention()
-    except (ModuleNotFoundError, ValueError) as error:
-        logger.warning(
-            "xformers' attention is not available (%s); PyTorch's own is used", str(error).splitlines()[0]
-        )
+    except Exception as error:  # whatever it has against this torch or this GPU
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        logger.warning("xformers' attention is not available (%s); PyTorch's own is used", reason)
 
 
 def _empty_cache() -> None:

@@ -85,7 +85,7 @@ def check_files(options: Namespace) -> "FoundParts | None":
         if options.quantize:
             from onnx_parts import find_parts
 
-            quantized = find_parts(options.quantized_dir, model, lora_path, vae_path)
+            quantized = find_parts(options.quantized_dir, model, lora_path, vae_path, download)
             for warning in quantized.warnings(options.quantized_dir):
                 log.warning("%s", warning)
         replaced = quantized.folders if quantized else ()
@@ -184,14 +184,7 @@ def _choose_backbone(
     if quantized:
         from onnx_parts import stand_ins
 
-        loaders = stand_ins(
-            quantized,
-            options.pretrained_model_name_or_path,
-            options.lora_path,
-            options.vae_path,
-            tiles=tiles,
-            mixed_precision=options.mixed_precision,
-        )
+        loaders = stand_ins(quantized, options.pretrained_model_name_or_path, tiles)
     return OSEDiffSD3(
         options.pretrained_model_name_or_path,
         options.lora_path,

@@ -237,7 +237,7 @@ class VlmExtractor:
             if not fault:
                 yield Prompt(text=one_line(answer), extractor="vlm", raw=answer)
                 continue
-            logger.info("the VLM's answer is %s: %r", fault, answer)
+            logger.warning("the VLM's answer is %s: %r", fault, answer)
             other = next(substitutes)
             if isinstance(other, PictureError):
                 yield other

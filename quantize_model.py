@@ -1,6 +1,6 @@
 """Command: turn SD3's parts into int8 ONNX models that ``inference_coz.py --quantize`` runs.
 
-The text encoders by default; ``--model_component all`` for transformer and VAE too. Every part is measured
+CLIP-L by default; ``--model_component`` names another part, or all. Every part is measured
 against PyTorch on data it was not calibrated with; `quantize_part` says how.
 """
 
@@ -17,6 +17,8 @@ from options import CKPT, Help, underscored
 
 if TYPE_CHECKING:
     from quantize_part import Result
+
+logger = logging.getLogger(__name__)
 
 DONE, BAR_MISSED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 COMPONENTS = ("text_enc_1", "text_enc_2", "text_enc_3", "transformer", "vae_encoder", "vae_decoder")
@@ -41,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         prog="quantize_model.py",
-        description="Turn SD3's parts into int8 ONNX models: a quarter of the size, faster on a CPU.",
+        description="Turn SD3's parts into int8 ONNX models: down to a quarter of the size, faster on a CPU.",
         epilog=EPILOG,
         formatter_class=Help,
         allow_abbrev=False,
@@ -65,7 +67,8 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         default=10,
         metavar="N",
-        help="prompts (for the text encoders) or pictures (for the others) to calibrate with",
+        help="prompts (for the text encoders) or pictures (for the others) to calibrate with; at most as "
+        "many as there are when 8 prompts or 2 pictures are held out to measure on",
     )
     add(
         "--calibration_data",
@@ -78,13 +81,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--device_for_quant_script",
         default="cpu",
         metavar="DEVICE",
-        help="where PyTorch's parts run: cpu, cuda, cuda:N, mps",
+        help="where PyTorch's parts run: cpu, cuda, cuda:N, mps, or auto",
     )
     add(
         "--lora_path",
         type=Path,
         metavar="FILE",
-        help="SR LoRA, merged into the transformer first (default: ckpt/SR_LoRA/model_20001.pkl if there)",
+        help="SR LoRA, merged into the transformer first; together with --vae_path "
+        "(default: ckpt/SR_LoRA/model_20001.pkl if there)",
     )
     add(
         "--vae_path",
@@ -108,10 +112,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(options)
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(f"quantize_model.py: {error}", file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("quantize_model.py: interrupted", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -125,7 +129,11 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"--output_dir {options.output_dir}: is a file; give a folder")
     components = COMPONENTS if options.model_component == "all" else (options.model_component,)
     text_only = all(component.startswith("text_enc") for component in components)
-    if not text_only:
+    if text_only:
+        for option in ("lora_path", "vae_path"):
+            if getattr(options, option) is not None:
+                raise InputError(f"--{option} only goes with transformer, vae_encoder, vae_decoder or all")
+    else:
         for option, default in (
             ("lora_path", CKPT / "SR_LoRA" / "model_20001.pkl"),
             ("vae_path", CKPT / "SR_VAE" / "vae_encoder_20001.pt"),
@@ -155,7 +163,12 @@ def run(options: argparse.Namespace) -> int:
     from quantize_part import Pipeline, quantize_part
     from residency import choose_device
 
-    device = choose_device(options.device_for_quant_script)
+    if checkpoint.lora_path is None and {"transformer", "vae_encoder"} & set(components):
+        logger.warning("no SR LoRA: transformer and VAE encoder will only do for --no_sr_lora runs")
+    try:
+        device = choose_device(options.device_for_quant_script)
+    except InputError as error:
+        raise InputError(str(error).replace("--device", "--device_for_quant_script", 1)) from None
     pipeline = Pipeline(checkpoint, calibration, device)
     results: dict[str, Result] = {}
     for component in components:

@@ -95,7 +95,7 @@ class PartWeights:
             factors = torch.load(checkpoint.lora_path, map_location="cpu", weights_only=True)
             layers = sr_lora_layers(self.network().model)
             self._deltas = {
-                f"model.{name}.weight": (up, down)
+                f"model.{name}.weight": (up.detach(), down.detach())  # the released file's want gradients
                 for (name, _), up, down in zip(layers, factors[::2], factors[1::2], strict=True)
             }
 
@@ -449,7 +449,10 @@ def _record(
                 "bytes": (folder / onnx_parts.MODEL).stat().st_size,
                 "sha256": onnx_parts.sha256_of(folder / onnx_parts.MODEL),
             },
-            onnx_parts.DATA: {"bytes": (folder / onnx_parts.DATA).stat().st_size},
+            onnx_parts.DATA: {
+                "bytes": (folder / onnx_parts.DATA).stat().st_size,
+                "sha256": onnx_parts.sha256_of(folder / onnx_parts.DATA),
+            },
         },
     }
 

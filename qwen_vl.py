@@ -272,15 +272,21 @@ def _find(name: str, download: bool) -> tuple[Path, str | None]:
     if folder.exists() or not _HUB_NAME.fullmatch(name):
         raise InputError(f"{name}: not a folder, and not a hub name (OWNER/NAME) either")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    try:
+        cached = Path(snapshot_download(name, revision=REVISIONS.get(name), local_files_only=True))
+        if (cached / "config.json").is_file() and all(shard.is_file() for shard in _shards(cached)):
+            return cached, cached.name
+    except (OSError, InputError, HFValidationError):
+        pass  # not whole in the cache
     try:  # completes a download that was broken off; out of reach of the hub, takes what the cache has
         folder = Path(
             snapshot_download(
                 name, revision=REVISIONS.get(name), allow_patterns=_HUB_FILES, local_files_only=not download
             )
         )
-    except (HfHubHTTPError, OSError) as error:  # OSError: offline, or not in the cache
+    except (HfHubHTTPError, HFValidationError, OSError) as error:  # OSError: offline, or not in the cache
         raise InputError(
             f"{name}: no such folder, and neither the hub nor its cache gives it ({type(error).__name__}):"
             " check the name, go online, or give --vlm_path a folder"

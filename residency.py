@@ -83,8 +83,8 @@ def choose_dtype(name: str, device: "torch.device", stored: str | None = None) -
         name: ``fp32``, ``fp16``, ``bf16``, or ``auto``: bf16 on CUDA devices that compute in it (Ampere and
             newer), fp16 on older CUDA devices and Apple GPUs, fp32 on the CPU.
         device: where the model will run.
-        stored: dtype of its file in safetensors' words, for a model that ``auto`` leaves in it on the CPU:
-            the VLM runs in its own bf16 as published, and would take 15 GB in fp32.
+        stored: dtype of its file in safetensors' words, for a model that keeps bf16 where it is stored so:
+            the VLM runs in bf16 as published, leaves fp16's range, and would take 15 GB in fp32.
 
     Raises:
         InputError: unknown name, or fp16 on the CPU, where its narrow range gains no speed.
@@ -93,16 +93,33 @@ def choose_dtype(name: str, device: "torch.device", stored: str | None = None) -
 
     if name == "auto":
         if device.type == "cpu":
-            return torch.bfloat16 if stored == "BF16" else torch.float32
-        if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8:
-            return torch.bfloat16
-        return torch.float16
-    dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    if name not in dtypes:
-        raise InputError(f"--mixed_precision {name}: unknown; use auto, fp32, fp16 or bf16")
-    if name == "fp16" and device.type == "cpu":
-        raise InputError("--mixed_precision fp16: not on the CPU; use fp32 (exact) or bf16 (half the memory)")
-    return dtypes[name]
+            dtype = torch.bfloat16 if stored == "BF16" else torch.float32
+        elif device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8:
+            dtype = torch.bfloat16
+        else:
+            dtype = torch.float16
+    else:
+        dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+        if name not in dtypes:
+            raise InputError(f"--mixed_precision {name}: unknown; use auto, fp32, fp16 or bf16")
+        if name == "fp16" and device.type == "cpu":
+            raise InputError(
+                "--mixed_precision fp16: not on the CPU; use fp32 (exact) or bf16 (half the memory)"
+            )
+        dtype = dtypes[name]
+    if dtype == torch.float16 and stored == "BF16":
+        return torch.bfloat16
+    return dtype
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception says that a device has no memory left: each backend has its own way."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    phrases = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory", "Failed to allocate")
+    return isinstance(error, Exception) and any(phrase in str(error) for phrase in phrases)
 
 
 @dataclass(frozen=True)
@@ -295,13 +312,13 @@ class Residency:
         """
         component = self._components[name]
         if not component.on_device:
-            import torch
-
             if self.efficient_memory:
                 self._make_room(name)
             try:
                 self._place(name, component)
-            except torch.OutOfMemoryError:
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
                 way_out = "--device cpu or --quantize" if self.efficient_memory else "--efficient_memory"
                 raise InputError(f"{name} does not fit on {component.device}: try {way_out}") from None
         component.users += 1

@@ -11,6 +11,7 @@
     vae/              VAE
 """
 
+import errno
 import json
 import logging
 import re
@@ -117,8 +118,10 @@ def check_sd3(
     folder = find_sd3(model, replaced, download)
     _check_index(folder)
     for name in TOKENIZERS:
-        if not (folder / name).is_dir():
-            raise InputError(f"{folder / name}: missing; download the whole of SD3's diffusers folder")
+        if not _has_tokenizer(folder / name):
+            raise InputError(
+                f"{folder / name}: no tokenizer in it; download the whole of SD3's diffusers folder"
+            )
     needed = dict.fromkeys(FOLDERS[part] for part in FOLDERS if part not in replaced)
     configured = dict.fromkeys(
         [*needed, "transformer", "vae"]
@@ -139,6 +142,12 @@ def check_sd3(
             }
             check_vae_encoder(vae_path, encoder, lora_rank)
     return SD3Checkpoint(folder, parts, lora_path, vae_path)
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    """Tell whether the files of a CLIP tokenizer, or of a T5 one, are there."""
+    sufficient = (("tokenizer.json",), ("spiece.model",), ("vocab.json", "merges.txt"))
+    return any(all((folder / name).is_file() for name in names) for names in sufficient)
 
 
 def find_sd3(model: str, replaced: Collection[str] = (), download: bool = True) -> Path:
@@ -167,6 +176,7 @@ def _from_hub(name: str, replaced: frozenset[str], download: bool) -> Path:
         EntryNotFoundError,
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -174,8 +184,14 @@ def _from_hub(name: str, replaced: frozenset[str], download: bool) -> Path:
 
     revision = REVISIONS.get(name)
     try:
+        cached = Path(snapshot_download(name, revision=revision, local_files_only=True))
+        if not download or _is_whole(cached, replaced):
+            return cached
+    except (LocalEntryNotFoundError, HFValidationError, OSError):
+        pass  # what is not in the cache is fetched now
+    try:
         if not download:
-            return Path(snapshot_download(name, revision=revision, local_files_only=True))
+            raise LocalEntryNotFoundError("not in the cache")
         wanted = needed_files(HfApi().list_repo_files(name, revision=revision), replaced)
         logger.info("fetching %d files of %s from the Hugging Face hub", len(wanted), name)
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
@@ -184,7 +200,7 @@ def _from_hub(name: str, replaced: frozenset[str], download: bool) -> Path:
             f"{name}: a gated model: accept its licence at https://huggingface.co/{name} and log in"
             " (huggingface-cli login)"
         ) from None
-    except RepositoryNotFoundError:
+    except (RepositoryNotFoundError, HFValidationError):
         raise InputError(f"{name}: neither a folder here nor a model on the Hugging Face hub") from None
     except (
         OfflineModeIsEnabled,
@@ -193,6 +209,10 @@ def _from_hub(name: str, replaced: frozenset[str], download: bool) -> Path:
         EntryNotFoundError,
         OSError,
     ) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise InputError(
+                f"{name}: no room for it in the hub's cache; make room, or set HF_HOME"
+            ) from None
         try:
             return Path(snapshot_download(name, revision=revision, local_files_only=True))
         except (LocalEntryNotFoundError, OfflineModeIsEnabled):
@@ -202,6 +222,19 @@ def _from_hub(name: str, replaced: frozenset[str], download: bool) -> Path:
                 else f"the hub is out of reach ({type(error).__name__})"
             )
             raise InputError(f"{name}: no such folder here, and {why}; give a folder or go online") from None
+
+
+def _is_whole(folder: Path, replaced: Collection[str]) -> bool:
+    """Tell whether a snapshot holds every file that is needed: then the hub is not asked."""
+    needed = {FOLDERS[part] for part in FOLDERS if part not in replaced}
+    try:
+        weights = [path for name in needed for path in weights_files(folder / name)[0]]
+    except InputError:
+        return False
+    configs = [folder / name / "config.json" for name in {*needed, "transformer", "vae"}]
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    files = (*weights, *configs, scheduler, folder / "model_index.json")
+    return all(path.is_file() for path in files) and all(_has_tokenizer(folder / name) for name in TOKENIZERS)
 
 
 def needed_files(names: Collection[str], replaced: Collection[str] = ()) -> list[str]:

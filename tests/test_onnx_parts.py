@@ -13,7 +13,7 @@ from quantized_parts import LORA, MODEL, VAE, quantized_parts
 
 import onnx_parts
 from errors import InputError
-from onnx_parts import find_parts, load_quantized_parts, part_folder, sha256_of
+from onnx_parts import find_parts, part_folder, sha256_of, stand_ins
 from osediff_sd3 import OSEDiffSD3, Tiles
 from residency import Residency, plan_devices
 from stage_times import StageTimes
@@ -62,6 +62,11 @@ def exact(crops):
     return zoom(crops, {})
 
 
+def load_quantized_parts(folder, model, tiles=None):
+    """Find the parts, and return their loaders."""
+    return stand_ins(find_parts(folder, str(model), LORA, VAE), str(model), tiles)
+
+
 # in PyTorch's place
 
 
@@ -71,7 +76,7 @@ def exact(crops):
     ids=["text", "transformer", "vae_encoder", "vae_decoder", "all"],
 )
 def test_pictures_come_out_within_decibels_of_pytorchs(quantized, crops, exact, components, least):
-    loaders = load_quantized_parts(quantized, str(MODEL), LORA, VAE)
+    loaders = load_quantized_parts(quantized, MODEL)
     found = zoom(crops, {component: loaders[component] for component in components})
     assert least <= decibels(found, exact) < np.inf  # infinite would be PyTorch itself
 
@@ -80,7 +85,7 @@ def test_with_three_text_encoders_pytorchs_files_are_not_even_needed(quantized, 
     shutil.copytree(MODEL, tmp_path / "sd3")
     for folder in ("text_encoder", "text_encoder_2", "text_encoder_3"):
         (tmp_path / "sd3" / folder / "model.safetensors").unlink()
-    loaders = load_quantized_parts(quantized, str(tmp_path / "sd3"), LORA, VAE)
+    loaders = load_quantized_parts(quantized, tmp_path / "sd3")
     text = {component: loaders[component] for component in TEXT}
     times = StageTimes()
     backbone = OSEDiffSD3(
@@ -93,22 +98,22 @@ def test_with_three_text_encoders_pytorchs_files_are_not_even_needed(quantized, 
 
 @pytest.mark.parametrize("side", [64, 192])
 def test_parts_take_sizes_they_were_not_calibrated_with(quantized, crops, side):
-    loaders = load_quantized_parts(quantized, str(MODEL), LORA, VAE)
+    loaders = load_quantized_parts(quantized, MODEL)
     assert decibels(zoom(crops, loaders, side), zoom(crops, {}, side)) > 28
 
 
 def test_the_vae_works_by_tiles_as_pytorchs_does(quantized, crops):
     tiles = Tiles(vae_encoder=64, vae_decoder=16)
-    loaders = load_quantized_parts(quantized, str(MODEL), LORA, VAE, tiles=tiles)
+    loaders = load_quantized_parts(quantized, MODEL, tiles)
     vae = {component: loaders[component] for component in COMPONENTS[4:]}
     by_tiles = zoom(crops, vae, 192, tiles)
     assert decibels(by_tiles, zoom(crops, {}, 192, tiles)) > 30
-    whole = load_quantized_parts(quantized, str(MODEL), LORA, VAE)
+    whole = load_quantized_parts(quantized, MODEL)
     assert not np.array_equal(by_tiles, zoom(crops, {one: whole[one] for one in vae}, 192))
 
 
 def test_a_part_answers_floats_of_any_dtype_in_fp32(quantized):
-    part = load_quantized_parts(quantized, str(MODEL), LORA, VAE)["vae_decoder"](CPU)
+    part = load_quantized_parts(quantized, MODEL)["vae_decoder"](CPU)
     z = torch.zeros(1, 16, 8, 8, dtype=torch.bfloat16)
     assert part(z).dtype == torch.float32
     assert part(z).shape == (1, 3, 64, 64)
@@ -152,10 +157,10 @@ def found_without(folder, component, model=MODEL, lora=LORA, vae=VAE):
     return warning
 
 
-def test_a_missing_folder_is_one_warning_and_everything_is_pytorchs(tmp_path, caplog):
-    with caplog.at_level(logging.WARNING):
-        assert load_quantized_parts(tmp_path / "nothing", str(MODEL), LORA, VAE) == {}
-    (line,) = caplog.messages
+def test_a_missing_folder_is_one_warning_and_everything_is_pytorchs(tmp_path):
+    found = find_parts(tmp_path / "nothing", str(MODEL), LORA, VAE)
+    assert stand_ins(found, str(MODEL)) == {}
+    (line,) = found.warnings(tmp_path / "nothing")
     assert "holds no quantized part (make them with quantize_model.py)" in line
 
 
@@ -219,14 +224,22 @@ def test_a_part_of_another_lora_or_of_none_is_refused(quantized, tmp_path):
     assert set(found.refused) == {"transformer", "vae_encoder"}
 
 
+def test_weights_that_were_damaged_without_a_change_of_size_are_found(copied):
+    data = part_folder(copied, "text_enc_2") / "model.onnx.data"
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 255
+    data.write_bytes(bytes(content))
+    assert "model.onnx.data is damaged" in found_without(copied, "text_enc_2")
+
+
 def test_a_session_that_does_not_open_falls_back_to_pytorch_with_one_warning(copied, crops, exact, caplog):
     folder = part_folder(copied, "text_enc_1")
     (folder / "model.onnx").write_bytes(b"not a model")
     record = json.loads((folder / "quantization.json").read_text())
     record["files"]["model.onnx"] = {"bytes": 11, "sha256": sha256_of(folder / "model.onnx")}
     (folder / "quantization.json").write_text(json.dumps(record))
-    loaders = load_quantized_parts(copied, str(MODEL), LORA, VAE)
-    with caplog.at_level(logging.WARNING, logger="onnx_parts"):
+    loaders = load_quantized_parts(copied, MODEL)
+    with caplog.at_level(logging.WARNING, logger="osediff_sd3"):
         found = zoom(crops, {"text_enc_1": loaders["text_enc_1"]})
     (line,) = (message for message in caplog.messages if "text_enc_1" in message)
     assert "does not load" in line

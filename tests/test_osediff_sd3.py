@@ -495,7 +495,7 @@ def test_a_single_file_checkpoint_is_refused_as_a_file_and_in_a_folder(tmp_path)
     ("file", "message"),
     [
         ("model_index.json", "no model_index.json"),
-        ("tokenizer_3", "tokenizer_3: missing"),
+        ("tokenizer_3", "tokenizer_3: no tokenizer in it"),
         ("transformer/config.json", "config.json: cannot be read"),
         ("text_encoder_2/model.safetensors", r"text_encoder_2: no weights"),
         ("vae", "vae/config.json: cannot be read"),
@@ -619,10 +619,13 @@ def test_offline_a_hub_name_is_refused_in_one_line():
 
 def test_a_hub_name_is_fetched_once_file_by_file(monkeypatch):
     import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     asked = []
 
-    def snapshot_download(name, revision, allow_patterns):
+    def snapshot_download(name, revision, allow_patterns=None, local_files_only=False):
+        if local_files_only:
+            raise LocalEntryNotFoundError("not in the cache")
         asked.append((name, revision, allow_patterns))
         return str(SD3)
 
@@ -633,6 +636,23 @@ def test_a_hub_name_is_fetched_once_file_by_file(monkeypatch):
         assert check_sd3(name, LORA, VAE).folder == SD3
     sd3_checkpoint._from_hub.cache_clear()
     assert asked == [(name, "ea42f8cef0f178587cf766dc8129abd379c90671", needed_files(HUB))]
+
+
+def test_the_hub_is_not_asked_for_what_its_cache_holds_whole(monkeypatch):
+    import huggingface_hub
+
+    def snapshot_download(name, revision, local_files_only):
+        assert local_files_only
+        return str(SD3)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert check_sd3("someone/cached-sd3", LORA, VAE).folder == SD3
+
+
+@pytest.mark.parametrize("name", ["a--b/c", "ab/c.git"])
+def test_a_name_that_no_hub_accepts_is_refused(name):
+    with pytest.raises(InputError, match=name):
+        check_sd3(name, LORA, VAE)
 
 
 def test_a_gated_model_tells_how_to_get_in(monkeypatch):

@@ -7,7 +7,16 @@ import torch
 
 import residency as residency_module
 from errors import InputError
-from residency import Residency, Size, choose_device, choose_dtype, plan_devices, plan_memory, upcast_by_block
+from residency import (
+    Residency,
+    Size,
+    choose_device,
+    choose_dtype,
+    out_of_memory,
+    plan_devices,
+    plan_memory,
+    upcast_by_block,
+)
 from stage_times import StageTimes
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
@@ -289,3 +298,25 @@ def test_the_plan_names_every_component_also_those_of_unknown_size():
     assert "9.52 GB" in text
     assert "x" in text
     assert "peak of cpu" in text
+
+
+def test_a_model_stored_in_bf16_never_runs_in_fp16(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert choose_dtype("auto", CUDA) == torch.float16
+    assert choose_dtype("auto", CUDA, "BF16") == torch.bfloat16
+    assert choose_dtype("fp16", CUDA, "BF16") == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (torch.OutOfMemoryError("CUDA"), True),
+        (MemoryError(), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 18 GB)"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_every_backends_way_to_be_out_of_memory_is_known(error, is_memory):
+    assert out_of_memory(error) == is_memory
