@@ -57,8 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def say(text: str, error: bool = False) -> None:
     """Print one line, also where nobody reads it any more and whatever is in a file's name."""
-    with contextlib.suppress(BrokenPipeError):
-        print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)
+    stream = sys.stderr if error else sys.stdout
+    try:
+        print(printable(text), file=stream, flush=True)
+    except BrokenPipeError:  # what waits in the stream would raise again at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def printable(text: str) -> str:
