@@ -355,12 +355,6 @@ class Residency:
                 )
         return found
 
-    def release(self) -> None:
-        """Drop every component; those used again are read again."""
-        for component in self._components.values():
-            component.module, component.on_device = None, False
-        _return_memory()
-
     def _place(self, name: str, component: _Component) -> None:
         """Bring one component to its device, from CPU memory or from its file."""
         if component.module is not None:
