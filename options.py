@@ -352,8 +352,7 @@ def check(options: argparse.Namespace) -> None:
             raise InputError(f"{path}: no such file or folder{link}")
     if options.output_dir.exists() and not options.output_dir.is_dir():
         raise InputError(f"--output_dir {options.output_dir}: is a file; give a folder")
-    if options.prompts_file is not None and not options.prompts_file.is_file():
-        raise InputError(f"--prompts_file {options.prompts_file}: no such file")
+    _must_be_file(options, "prompts_file")
 
 
 def decide(options: argparse.Namespace) -> None:
@@ -416,6 +415,13 @@ def _refuse_idle(options: argparse.Namespace, defaults: dict[str, Any], in_use: 
             setattr(options, name, default)
 
 
+def _must_be_file(options: argparse.Namespace, name: str) -> None:
+    """Refuse a file that is given and not there."""
+    path = getattr(options, name)
+    if path is not None and not path.is_file():
+        raise InputError(f"--{name} {path}: no such file")
+
+
 def _decide_sd3(options: argparse.Namespace) -> None:
     if options.pretrained_model_name_or_path is None:
         raise InputError(
@@ -438,8 +444,7 @@ def _decide_sd3(options: argparse.Namespace) -> None:
                     "it; --no_sr_lora if plain SD3 is meant"
                 )
             setattr(options, name, default)
-        elif not path.is_file():
-            raise InputError(f"--{name} {path}: no such file")
+        _must_be_file(options, name)
 
 
 def _decide_ram(options: argparse.Namespace) -> None:
@@ -449,9 +454,7 @@ def _decide_ram(options: argparse.Namespace) -> None:
             "ckpt/README.md says where to get it"
         )
     for name in ("ram_path", "ram_ft_path"):
-        path = getattr(options, name)
-        if path is not None and not path.is_file():
-            raise InputError(f"--{name} {path}: no such file")
+        _must_be_file(options, name)
     if options.ram_path is not None:
         beside = options.ram_path.parent
         options.ram_tags = options.ram_tags or beside / "ram_tag_list.txt"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from errors import InputError
-from options import CKPT, Help, underscored
+from options import QUANTIZED, SR_LORA, SR_VAE, Help, underscored
 
 if TYPE_CHECKING:
     from quantize_part import Result
@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="MODEL",
         help="SD3: a folder in diffusers layout or a hub name",
     )
-    add("--output_dir", type=Path, default=CKPT / "quantized", metavar="DIR", help="where the parts go")
+    add("--output_dir", type=Path, default=QUANTIZED, metavar="DIR", help="where the parts go")
     add(
         "--num_calibration_samples",
         type=int,
@@ -135,8 +135,8 @@ def run(options: argparse.Namespace) -> int:
                 raise InputError(f"--{option} only goes with transformer, vae_encoder, vae_decoder or all")
     else:
         for option, default in (
-            ("lora_path", CKPT / "SR_LoRA" / "model_20001.pkl"),
-            ("vae_path", CKPT / "SR_VAE" / "vae_encoder_20001.pt"),
+            ("lora_path", SR_LORA),
+            ("vae_path", SR_VAE),
         ):
             if getattr(options, option) is None and default.is_file():
                 setattr(options, option, default)
