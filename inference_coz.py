@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import options as command_line
-from errors import InputError, OutputError, PictureError
+from errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -218,8 +218,8 @@ def take_up(
     Raises:
         InputError: the folder holds results of other settings, and ``--overwrite`` is not given.
     """
+    from file_hash import sha256_of
     from output_tree import assign_names
-    from pictures import sha256_of
     from run_report import PictureRecord, load_report
 
     earlier: dict[str, PictureRecord] = {}
@@ -244,7 +244,7 @@ def take_up(
         name = names[source]
         try:
             sha256 = sha256_of(source.file)
-        except PictureError:
+        except OSError:
             sha256 = None  # reading it will fail, and say why
         record = earlier.get(name)
         if record is None or record.sha256 != sha256:

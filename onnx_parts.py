@@ -19,7 +19,6 @@ every text encoder in ONNX nobody needs PyTorch's) cannot be compared; config.js
 Finding and checking parts (`find_parts`) imports neither torch nor onnxruntime.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -29,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import file_hash
 from errors import InputError
 from sd3_checkpoint import FOLDERS, find_sd3, weights_files
 
@@ -224,7 +224,7 @@ def sha256_of(path: Path) -> str:
         return real.name
     status = real.stat()
     if status.st_size < SMALL:
-        return hashlib.sha256(real.read_bytes()).hexdigest()
+        return file_hash.sha256_of(real)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chain-of-zoom/sha256.json"
     try:
         known = json.loads(cache.read_text(encoding="utf-8"))
@@ -235,8 +235,7 @@ def sha256_of(path: Path) -> str:
     if isinstance(entry, list) and entry[:2] == key:
         return str(entry[2])
     logger.info("hashing %s, once", path)
-    with real.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_hash.sha256_of(real)
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         temporary = cache.with_name(f"{cache.name}.{os.getpid()}")

@@ -11,7 +11,6 @@ No noise is added, no guidance, no negative prompt. The networks are the six par
 plain callable that something else can stand in for; `residency` decides which of them is where.
 """
 
-import hashlib
 import logging
 import tempfile
 from collections import OrderedDict
@@ -26,6 +25,7 @@ import torch
 from PIL import Image
 
 from errors import InputError, PictureError
+from file_hash import sha256_of
 from residency import DevicePlan, Residency, Size, choose_dtype, out_of_memory
 from sd3_checkpoint import FOLDERS, SD3Checkpoint, check_sd3
 from sd3_parts import Loader, Part, check_part, load_part, part_size
@@ -228,8 +228,8 @@ class OSEDiffSD3:
             "backbone": "sd3",
             "model": Path(self._name).name,
             "files": files,
-            "lora_sha256": _sha256(self.checkpoint.lora_path),
-            "vae_sha256": _sha256(self.checkpoint.vae_path),
+            "lora_sha256": self.checkpoint.lora_path and sha256_of(self.checkpoint.lora_path),
+            "vae_sha256": self.checkpoint.vae_path and sha256_of(self.checkpoint.vae_path),
             "dtypes": {part: str(dtype).removeprefix("torch.") for part, dtype in self.dtypes.items()},
             "stand_ins": sorted(self.stand_ins),
             "xformers": self.xformers,
@@ -598,7 +598,3 @@ def _use_xformers(transformer: Any) -> None:
 def _empty_cache() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _sha256(path: Path | None) -> str | None:
-    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()

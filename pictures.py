@@ -1,6 +1,5 @@
 """Finding pictures and reading them as 8-bit sRGB, whatever they are stored as."""
 
-import hashlib
 import io
 import logging
 import os
@@ -312,16 +311,3 @@ def _is_srgb(profile: ImageCms.ImageCmsProfile) -> bool:
     return converted is not None and bool(
         np.abs(np.asarray(converted, np.int16) - colours.astype(np.int16)).max() <= 1
     )
-
-
-def sha256_of(file: Path) -> str:
-    """Hash a file's content (hexadecimal).
-
-    Raises:
-        PictureError: it cannot be read.
-    """
-    try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise PictureError(f"cannot be read ({error.strerror or error})") from error

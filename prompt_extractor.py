@@ -6,7 +6,6 @@ batch at a time and yields one prompt a picture, in order; a picture that cannot
 `PictureError` and holds up no other.
 """
 
-import hashlib
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from PIL.Image import Image
 
 from errors import PictureError
+from file_hash import sha256_of
 from qwen_vl import QwenProcessor, answer_fault, check_vlm_folder, generate, load_vlm, one_line
 from ram.files import fingerprint, needed_shapes, read_ram_size, read_tags, read_thresholds
 from residency import Size
@@ -161,7 +161,7 @@ class DapeExtractor:
         for name, path in self.files.items():
             described[name] = path and {"file": path.name, "fingerprint": fingerprint(path)}
         for name, path in self.lists.items():
-            described[name] = {"file": path.name, "sha256": _sha256(path)}
+            described[name] = {"file": path.name, "sha256": sha256_of(path)}
         return described
 
 
@@ -262,7 +262,7 @@ class VlmExtractor:
             "model": self.files.name,
             "revision": self.files.revision,
             "bytes": self.files.bytes,
-            "adapter": adapter and {"folder": adapter.file.parent.name, "sha256": _sha256(adapter.file)},
+            "adapter": adapter and {"folder": adapter.file.parent.name, "sha256": sha256_of(adapter.file)},
             "dtype": str(self.dtype).removeprefix("torch."),
             "max_new_tokens": self.max_new_tokens,
             "fallback": (self.fallback or NullExtractor()).describe(),
@@ -287,8 +287,3 @@ def _batches(size: int, *columns: Sequence[Image]) -> Iterator[list[list[Image] 
             except PictureError as error:
                 rows.append(error)
         yield rows
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

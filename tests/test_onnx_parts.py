@@ -11,6 +11,7 @@ from conftest import PARITY
 from PIL import Image
 from quantized_parts import LORA, MODEL, VAE, quantized_parts
 
+import file_hash
 import onnx_parts
 from errors import InputError
 from onnx_parts import find_parts, part_folder, sha256_of, stand_ins
@@ -258,8 +259,8 @@ def test_a_large_file_is_hashed_once_and_again_when_it_changes(tmp_path, monkeyp
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(onnx_parts, "SMALL", 4)
     hashed = []
-    digest = onnx_parts.hashlib.file_digest
-    monkeypatch.setattr(onnx_parts.hashlib, "file_digest", lambda *a: hashed.append(1) or digest(*a))
+    digest = file_hash.hashlib.file_digest
+    monkeypatch.setattr(file_hash.hashlib, "file_digest", lambda *a: hashed.append(1) or digest(*a))
     file = tmp_path / "weights.safetensors"
     file.write_bytes(b"first content")
     first = sha256_of(file)
