@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CODE := *.py ram lora benchmarks
+CODE := *.py command zoom results sd3 plain_sr prompts int8 checkpoints machine ram lora benchmarks
 
 .PHONY: zoom test format clean
 

@@ -8,18 +8,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import options as command_line
+from command import options as command_line
 from errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from chain_of_zoom import Chain, ChainSettings, PromptExtractor, SRBackbone
-    from output_tree import OutputTree
-    from parts import Parts
-    from pictures import Failure, Source
-    from prompts_file import FixedPrompts
-    from run_report import PictureRecord, RunReport
+    from command.parts import Parts
+    from results.output_tree import OutputTree
+    from results.pictures import Failure, Source
+    from results.prompts_file import FixedPrompts
+    from results.run_report import PictureRecord, RunReport
+    from zoom.chain import Chain, ChainSettings, PromptExtractor, SRBackbone
 
 log = logging.getLogger("inference_coz")
 
@@ -99,13 +99,13 @@ def set_up_logging(options: "Namespace") -> None:
 
 def run(options: "Namespace") -> int:
     """Check the files, choose the parts, run the chain and report."""
-    from chain_of_zoom import Chain, ChainSettings
-    from output_tree import FOLDERS, OutputTree
-    from parts import Parts, choose_parts
-    from pictures import find_pictures
-    from prompts_file import read_prompts
-    from run_report import RunReport
-    from stage_times import StageTimes
+    from command.parts import Parts, choose_parts
+    from machine.stage_times import StageTimes
+    from results.output_tree import FOLDERS, OutputTree
+    from results.pictures import find_pictures
+    from results.prompts_file import read_prompts
+    from results.run_report import RunReport
+    from zoom.chain import Chain, ChainSettings
 
     settings = ChainSettings(
         rec_type=options.rec_type,
@@ -193,8 +193,8 @@ def earlier_results(tree: "OutputTree", settings: dict[str, Any]) -> "dict[str, 
     Raises:
         InputError: the folder holds results of other settings, or of another program.
     """
-    from output_tree import FOLDERS
-    from run_report import differences, load_report
+    from results.output_tree import FOLDERS
+    from results.run_report import differences, load_report
 
     way_out = "give another --output_dir, or --overwrite to start anew"
     old = load_report(tree.run_json)
@@ -218,9 +218,9 @@ def take_up(
     Raises:
         InputError: the folder holds results of other settings, and ``--overwrite`` is not given.
     """
-    from file_hash import sha256_of
-    from output_tree import assign_names
-    from run_report import PictureRecord, load_report
+    from checkpoints.hashing import sha256_of
+    from results.output_tree import assign_names
+    from results.run_report import PictureRecord, load_report
 
     earlier: dict[str, PictureRecord] = {}
     if options.overwrite:
@@ -271,7 +271,7 @@ def zoom(
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from prompts_file import prompts_csv
+    from results.prompts_file import prompts_csv
 
     report = chain.report
     for failure in unreadable:  # perhaps it was a picture once

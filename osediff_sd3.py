@@ -7,7 +7,7 @@ OSEDiff (arXiv 2406.08177) on SD3-medium, as Chain-of-Zoom's code (arXiv 2505.18
     v = transformer(z, t = 1000, prompt embeddings, pooled)
     y = vae.decode((z - v) / scaling_factor + shift_factor)
 
-No noise is added, no guidance, no negative prompt. The networks are the six parts of `sd3_parts`, each a
+No noise is added, no guidance, no negative prompt. The networks are the six parts of `sd3.networks`, each a
 plain callable that something else can stand in for; `residency` decides which of them is where.
 """
 
@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from checkpoints.hashing import sha256_of
 from errors import InputError, PictureError
-from file_hash import sha256_of
-from residency import DevicePlan, Residency, Size, choose_dtype, out_of_memory
-from sd3_checkpoint import FOLDERS, SD3Checkpoint, check_sd3
-from sd3_parts import Loader, Part, check_part, load_part, part_size
-from stage_times import StageTimes
+from machine.residency import DevicePlan, Residency, Size, choose_dtype, out_of_memory
+from machine.stage_times import StageTimes
+from sd3.checkpoint import FOLDERS, SD3Checkpoint, check_sd3
+from sd3.networks import Loader, Part, check_part, load_part, part_size
 
 logger = logging.getLogger(__name__)
 

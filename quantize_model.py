@@ -1,7 +1,7 @@
 """Command: turn SD3's parts into int8 ONNX models that ``inference_coz.py --quantize`` runs.
 
 CLIP-L by default; ``--model_component`` names another part, or all. Every part is measured
-against PyTorch on data it was not calibrated with; `quantize_part` says how.
+against PyTorch on data it was not calibrated with; `int8.make_part` says how.
 """
 
 import argparse
@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from command.options import QUANTIZED, SR_LORA, SR_VAE, Help, underscored
 from errors import InputError
-from options import QUANTIZED, SR_LORA, SR_VAE, Help, underscored
 
 if TYPE_CHECKING:
-    from quantize_part import Result
+    from int8.make_part import Result
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(underscored(sys.argv[1:] if arguments is None else arguments))
     level = logging.DEBUG if options.verbose else logging.WARNING if options.quiet else logging.INFO
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
-    for name in ("__main__", "quantize_model", "quantize_part", "onnx_parts", "sd3_checkpoint"):
+    for name in ("__main__", "quantize_model", "int8", "sd3"):
         logging.getLogger(name).setLevel(level)
     try:
         return run(options)
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Check everything, quantize the parts asked for, and say what came of it."""
-    from calibration import read_calibration
+    from int8.calibration import read_calibration
 
     if options.num_calibration_samples < 1:
         raise InputError(f"--num_calibration_samples {options.num_calibration_samples}: must be 1 or more")
@@ -142,7 +142,7 @@ def run(options: argparse.Namespace) -> int:
                 setattr(options, option, default)
     calibration = read_calibration(options.calibration_data, options.num_calibration_samples)
 
-    from sd3_checkpoint import FOLDERS, check_sd3
+    from sd3.checkpoint import FOLDERS, check_sd3
 
     unused = [part for part in COMPONENTS if text_only and part not in components]
     checkpoint = check_sd3(
@@ -160,8 +160,8 @@ def run(options: argparse.Namespace) -> int:
             " are needed"
         )
 
-    from quantize_part import Pipeline, quantize_part
-    from residency import choose_device
+    from int8.make_part import Pipeline, quantize_part
+    from machine.residency import choose_device
 
     if checkpoint.lora_path is None and {"transformer", "vae_encoder"} & set(components):
         logger.warning("no SR LoRA: transformer and VAE encoder will only do for --no_sr_lora runs")

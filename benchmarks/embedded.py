@@ -59,8 +59,8 @@ def load_torch(engine: str, threads: int) -> Step:
     """Prepare this project's backbone, in one of its forms."""
     import torch
 
-    import esrgan
-    from stage_times import StageTimes
+    from machine.stage_times import StageTimes
+    from plain_sr import esrgan
 
     torch.set_num_threads(threads)
     dtype = torch.bfloat16 if engine == "bf16" else torch.float32

@@ -98,8 +98,8 @@ def print_report(report: dict, seconds: float, peak: int) -> int:
 
 def write_sd3(folder: Path) -> None:
     """Write SD3-medium in diffusers layout: real sizes, random weights."""
-    from sd3_checkpoint import FOLDERS, TOKENIZERS
-    from sd3_parts import build_on_meta
+    from sd3.checkpoint import FOLDERS, TOKENIZERS
+    from sd3.networks import build_on_meta
 
     source = DATA / "sd3_medium"
     shutil.copytree(source, folder, dirs_exist_ok=True)
@@ -121,7 +121,7 @@ def write_sr_files(folder: Path) -> None:
     """Write an SR LoRA and an SR VAE encoder in the published formats, with random weights."""
     import torch
 
-    from sd3_parts import build_on_meta
+    from sd3.networks import build_on_meta
 
     config = json.loads((DATA / "sd3_medium/transformer/config.json").read_text())
     width, layers = config["num_attention_heads"] * config["attention_head_dim"], 2 * config["num_layers"] - 1

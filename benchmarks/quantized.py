@@ -49,10 +49,10 @@ def measure(component: str, scratch: Path, calls: int) -> None:
     """Quantize one text encoder of true size and print what came of it."""
     import torch
 
-    from calibration import read_calibration
+    from int8.calibration import read_calibration
+    from int8.make_part import Pipeline, quantize_part
     from quantize_model import report
-    from quantize_part import Pipeline, quantize_part
-    from sd3_checkpoint import FOLDERS, check_sd3
+    from sd3.checkpoint import FOLDERS, check_sd3
 
     model = scratch / "sd3"
     parameters = make_checkpoint(component, model)
@@ -76,11 +76,11 @@ def print_latencies(component: str, pipeline, folder: Path, scratch: Path, calls
     """Time PyTorch in fp32, the quantized part, and the other ways to store it."""
     import torch
 
-    import onnx_export
-    from onnx_parts import OnnxPart
-    from quantization import compare
-    from quantize_part import PartWeights, trace_part
-    from sd3_parts import load_part
+    from int8 import export
+    from int8.choose_layers import compare
+    from int8.make_part import PartWeights, trace_part
+    from int8.run_part import OnnxPart
+    from sd3.networks import load_part
 
     cpu = torch.device("cpu")
     part = load_part(component, pipeline.checkpoint, cpu, torch.float32)
@@ -110,9 +110,9 @@ def print_latencies(component: str, pipeline, folder: Path, scratch: Path, calls
     ):
         path = scratch / mode
         path.mkdir()
-        plan = dict.fromkeys(graph.linears, onnx_export.LayerPlan(mode))  # type: ignore[arg-type]
-        tables = onnx_export.LayerPlan("float" if mode == "float" else "weights")
-        onnx_export.write(graph, plan | dict.fromkeys(graph.others, tables), weights, path)
+        plan = dict.fromkeys(graph.linears, export.LayerPlan(mode))  # type: ignore[arg-type]
+        tables = export.LayerPlan("float" if mode == "float" else "weights")
+        export.write(graph, plan | dict.fromkeys(graph.others, tables), weights, path)
         row(name, path)
     if component == "text_enc_1":  # these tools take several times the model's memory
         for name, path in onnxruntimes_own(scratch / "float", scratch, input_ids.numpy()):
@@ -167,8 +167,8 @@ def make_checkpoint(component: str, folder: Path) -> int:
     import torch
     from safetensors.torch import save_file
 
-    from sd3_checkpoint import FOLDERS
-    from sd3_parts import build_on_meta
+    from sd3.checkpoint import FOLDERS
+    from sd3.networks import build_on_meta
 
     shutil.copytree(DATA / "sd3_medium", folder)
     for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):

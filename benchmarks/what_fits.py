@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from residency import Size
+    from machine.residency import Size
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -29,7 +29,7 @@ def main() -> None:
     """Print the table of components, then the table of machines."""
     import torch
 
-    from residency import Size, plan_memory
+    from machine.residency import Size, plan_memory
 
     half, exact = sizes(torch.bfloat16), sizes(torch.float32)
     print("| component | parameters | bf16 | fp32 |\n|---|---:|---:|---:|")
@@ -75,9 +75,9 @@ def sizes(dtype: "torch.dtype", by_block: bool = False) -> "dict[str, Size]":
     from accelerate import init_empty_weights
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    from residency import Size
-    from sd3_checkpoint import FOLDERS
-    from sd3_parts import build_on_meta, part_size
+    from machine.residency import Size
+    from sd3.checkpoint import FOLDERS
+    from sd3.networks import build_on_meta, part_size
 
     found = {}
     for part, folder in FOLDERS.items():

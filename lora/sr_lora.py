@@ -9,7 +9,7 @@ norm1_context, block 1 norm1, ...). The last block's norm1_context is of another
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoint_files import TensorInfo, torch_file_info
+from checkpoints.headers import TensorInfo, torch_file_info
 from errors import InputError
 
 if TYPE_CHECKING:

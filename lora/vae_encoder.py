@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from checkpoint_files import TensorInfo, torch_file_info
+from checkpoints.headers import TensorInfo, torch_file_info
 from errors import InputError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoint_files import safetensors_info
+from checkpoints.headers import safetensors_info
 from errors import InputError
 
 if TYPE_CHECKING:

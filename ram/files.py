@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoint_files import TensorInfo, torch_file_info
+from checkpoints.headers import TensorInfo, torch_file_info
 from errors import InputError
 
 logger = logging.getLogger(__name__)

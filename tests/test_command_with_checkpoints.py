@@ -10,8 +10,8 @@ from conftest import PARITY
 from PIL import Image
 from test_inference_coz import killed, pixels, report
 
-import color_fix
 import osediff_sd3
+from zoom import color_fix
 
 SD3 = ("--pretrained_model_name_or_path", PARITY / "sd3")
 SR = (

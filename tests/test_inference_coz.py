@@ -13,8 +13,8 @@ import pytest
 from conftest import PARITY, ROOT, run_script
 from PIL import Image
 
-import chain_of_zoom
-import options
+from command import options
+from zoom import chain
 
 SCENE, TURNED = (PARITY / "input" / f"{name}.png" for name in ("scene", "turned"))
 # the embedded network on crops of 16 pixels: real weights, a fraction of a second
@@ -173,7 +173,7 @@ def test_run_json_says_what_was_asked_and_done(command, tmp_path):
         "a cat",
         "null",
     )
-    assert step["seed"] == chain_of_zoom.noise_seed(7, "scene.png", 2)
+    assert step["seed"] == chain.noise_seed(7, "scene.png", 2)
     assert set(step["seconds"]) == {"prompt", "sr", "save"}
     assert content["stage_seconds"]["sr.embedded.forward"] > 0
     assert content["environment"]["versions"]["torch"]
@@ -316,7 +316,7 @@ def test_dashes_do_for_underscores_in_option_names(command, tmp_path):
 
 
 def test_the_options_name_every_kind_that_the_chain_knows():
-    assert options.KINDS == chain_of_zoom.KINDS
+    assert options.KINDS == chain.KINDS
 
 
 @pytest.mark.parametrize("kind", ["nearest", "bicubic"])
@@ -593,7 +593,7 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_after_room_is_made(
 
 
 def test_a_second_run_into_the_same_folder_is_refused_while_the_first_is_at_work(command, tmp_path):
-    from output_tree import OutputTree
+    from results.output_tree import OutputTree
 
     with OutputTree(tmp_path).lock():
         done = command("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE)

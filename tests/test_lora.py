@@ -10,11 +10,11 @@ import torch
 from conftest import DATA, PARITY
 
 from benchmarks.full_size import write_sr_files
-from checkpoint_files import TensorInfo, safetensors_info, torch_file_info
+from checkpoints.headers import TensorInfo, safetensors_info, torch_file_info
 from errors import InputError
 from lora.sr_lora import check_sr_lora, merge_sr_lora, sr_lora_layers
 from lora.vae_encoder import check_vae_encoder, merged_vae_encoder
-from sd3_parts import build_on_meta
+from sd3.networks import build_on_meta
 
 LORA = PARITY / "SR_LoRA" / "model_20001.pkl"
 VAE = PARITY / "SR_VAE" / "vae_encoder_20001.pt"

@@ -15,13 +15,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import osediff_sd3
-import sd3_checkpoint
 from errors import InputError, PictureError
+from machine.residency import Residency, plan_devices
+from machine.stage_times import StageTimes
 from osediff_sd3 import OSEDiffSD3, Tiles
-from residency import Residency, plan_devices
-from sd3_checkpoint import check_sd3, needed_files
-from sd3_parts import PARTS, Part
-from stage_times import StageTimes
+from sd3 import checkpoint
+from sd3.checkpoint import check_sd3, needed_files
+from sd3.networks import PARTS, Part
 
 SD3 = PARITY / "sd3"
 LORA = PARITY / "SR_LoRA" / "model_20001.pkl"
@@ -562,7 +562,7 @@ def test_weights_of_parts_that_something_stands_in_for_need_not_be_there(copy):
 
 def test_checking_imports_nothing_heavy():
     code = (
-        "import sys; from pathlib import Path; from sd3_checkpoint import check_sd3;"
+        "import sys; from pathlib import Path; from sd3.checkpoint import check_sd3;"
         f"check_sd3({str(SD3)!r}, Path({str(LORA)!r}), Path({str(VAE)!r}));"
         "assert not {'torch', 'numpy', 'diffusers', 'transformers'} & sys.modules.keys()"
     )
@@ -574,7 +574,7 @@ def test_checking_imports_nothing_heavy():
 HUB = [
     "model_index.json", "scheduler/scheduler_config.json", "README.md", "sd3_medium.safetensors", "LICENSE",
     *(f"tokenizer{n}/{file}" for n in ("", "_2", "_3") for file in ("tokenizer_config.json", "vocab.json")),
-    *(f"{folder}/config.json" for folder in dict.fromkeys(sd3_checkpoint.FOLDERS.values())),
+    *(f"{folder}/config.json" for folder in dict.fromkeys(checkpoint.FOLDERS.values())),
     *(f"text_encoder{n}/model{v}.safetensors" for n in ("", "_2") for v in ("", ".fp16")),
     *(f"text_encoder_3/model{v}-0000{n}-of-00002.safetensors" for n in (1, 2) for v in ("", ".fp16")),
     "text_encoder_3/model.safetensors.index.json", "text_encoder_3/model.safetensors.index.fp16.json",
@@ -634,7 +634,7 @@ def test_a_hub_name_is_fetched_once_file_by_file(monkeypatch):
     name = "stabilityai/stable-diffusion-3-medium-diffusers"
     for _ in range(2):
         assert check_sd3(name, LORA, VAE).folder == SD3
-    sd3_checkpoint._from_hub.cache_clear()
+    checkpoint._from_hub.cache_clear()
     assert asked == [(name, "ea42f8cef0f178587cf766dc8129abd379c90671", needed_files(HUB))]
 
 

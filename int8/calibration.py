@@ -1,0 +1,194 @@
+"""What quantized parts are calibrated with and measured on: prompts, and pictures with their prompts.
+
+Calibration decides how layer inputs are rounded to 8 bits, so it must look like what the parts will see:
+prompts like the extractors' (``calibration_prompts.txt``), pictures like the chain's SR inputs. What a part
+is measured on is held out: never calibrated with.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from PIL import Image
+
+from errors import InputError, PictureError
+
+HERE = Path(__file__).parent.parent
+BUILT_IN = Path(__file__).parent / "calibration_prompts.txt"
+SAMPLES = HERE / "samples"
+HELD_OUT_PROMPTS = 8
+HELD_OUT_PICTURES = 2
+SIDE = 512  # of SR inputs cut out of pictures
+UPSCALE = 4
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SRInput:
+    """A picture as the SR backbone sees it, and the prompt it goes with.
+
+    Attributes:
+        file: a finished run's ``K_input.png``, or any picture.
+        prompt: the step's prompt.
+        ready: whether the file is an SR input already; else one is cut out of it as the chain's first step
+            does it.
+    """
+
+    file: Path
+    prompt: str
+    ready: bool
+
+    def read(self) -> Image.Image:
+        """Return the SR input, RGB.
+
+        Raises:
+            InputError: the file cannot be read, or is too small.
+        """
+        from results.pictures import read_picture
+        from zoom.window import enlarge, first_state, step_window
+
+        try:
+            picture = read_picture(self.file)
+            if self.ready:
+                return picture
+            window = step_window(SIDE, UPSCALE, step=1, from_first_state=False)
+            return enlarge(first_state(picture, SIDE).crop(window.box), SIDE)
+        except PictureError as error:
+            raise InputError(f"--calibration_data: {self.file} {error}") from None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Calibration data, and held-out data of the same kind.
+
+    Attributes:
+        source: where it comes from, for quantization.json.
+        prompts: calibrated with; the first is the empty prompt, which every run without an extractor uses.
+        held_out_prompts: measured on; the first is the empty prompt.
+        pictures: calibrated with.
+        held_out_pictures: measured on.
+    """
+
+    source: str
+    prompts: list[str]
+    held_out_prompts: list[str]
+    pictures: list[SRInput]
+    held_out_pictures: list[SRInput]
+
+    def describe(self) -> dict[str, object]:
+        """Say what it is, for quantization.json."""
+
+        def texts(prompts: Sequence[str]) -> dict[str, object]:
+            return {
+                "number": len(prompts),
+                "sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
+            }
+
+        def files(inputs: Sequence[SRInput]) -> list[str]:
+            return [f"{one.file.parent.name}/{one.file.name}" for one in inputs]
+
+        return {
+            "source": self.source,
+            "prompts": texts(self.prompts),
+            "held_out_prompts": texts(self.held_out_prompts),
+            "pictures": files(self.pictures),
+            "held_out_pictures": files(self.held_out_pictures),
+        }
+
+
+def read_calibration(path: Path | None, samples: int) -> Calibration:
+    """Collect calibration data.
+
+    Args:
+        path: a text file of prompts (one a line), a folder of pictures, or a finished run's output folder
+            (its SR inputs and prompts); None takes the built-in prompts and ``samples/``.
+        samples: number of prompts, and of pictures, to calibrate with; fewer where there are not so many.
+
+    Raises:
+        InputError: nothing there, or nothing of use in it.
+    """
+    built_in = _lines(BUILT_IN)
+    prompts, pictures = built_in, None
+    if path is not None:
+        if path.is_file():
+            prompts = _lines(path)
+        elif (path / "per-sample").is_dir():
+            pictures = _of_run(path)
+            prompts = list(dict.fromkeys(one.prompt for one in pictures if one.prompt)) or built_in
+        elif path.is_dir():
+            pictures = _of_folder(path, built_in)
+        else:
+            raise InputError(f"--calibration_data {path}: no such file or folder")
+    held_out, rest = _split(prompts, HELD_OUT_PROMPTS - 1, built_in)
+    chosen = _spread(rest, samples - 1)
+    # too few prompts would show too little of what the layers can see: built-in ones come along
+    more = _spread([one for one in built_in if one not in (*held_out, *rest)], samples - 1 - len(chosen))
+    if pictures is None:
+        pictures = _of_folder(SAMPLES, built_in)
+    held_out_pictures, other_pictures = _split(pictures, HELD_OUT_PICTURES, _of_folder(SAMPLES, built_in))
+    return Calibration(
+        source=str(path) if path else "built in",
+        prompts=["", *chosen, *more],
+        held_out_prompts=["", *held_out],
+        pictures=_spread(other_pictures, samples),
+        held_out_pictures=held_out_pictures,
+    )
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"--calibration_data {path}: not a text file of prompts in UTF-8") from None
+    prompts = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not prompts:
+        raise InputError(f"--calibration_data {path}: holds no prompt; write one a line")
+    return list(dict.fromkeys(prompts))
+
+
+def _of_run(folder: Path) -> list[SRInput]:
+    found = []
+    for file in sorted((folder / "per-sample").rglob("*_input.png")):
+        step = file.name.removesuffix("_input.png")
+        if step.isdecimal() and int(step) > 0:
+            text = file.parent / "txt" / f"{int(step) - 1}.txt"
+            prompt = text.read_text(encoding="utf-8").strip() if text.is_file() else ""
+            found.append(SRInput(file, prompt, ready=True))
+    if not found:
+        raise InputError(
+            f"--calibration_data {folder}: a run without SR inputs (per-sample/NAME/K_input.png); take one of"
+            " --rec_type recursive or recursive_multiscale"
+        )
+    return found
+
+
+def _of_folder(folder: Path, prompts: Sequence[str]) -> list[SRInput]:
+    from results.pictures import find_pictures
+
+    sources, _ = find_pictures([folder])
+    if not sources:
+        raise InputError(f"--calibration_data {folder}: holds no picture that can be read")
+    return [
+        SRInput(source.file, prompts[index * 7 % len(prompts)], ready=False)
+        for index, source in enumerate(sources)
+    ]
+
+
+def _split(items: Sequence[T], held_out: int, others: Sequence[T]) -> tuple[list[T], list[T]]:
+    """Hold out some of the items, evenly spread; where there are too few, others are measured on."""
+    if len(items) < 2 * held_out:
+        return _spread([one for one in others if one not in items], held_out), list(items)
+    chosen = _spread(items, held_out)
+    return chosen, [one for one in items if one not in chosen]
+
+
+def _spread(items: Sequence[T], number: int) -> list[T]:
+    """Return evenly spread items, all of them where there are fewer."""
+    if number <= 0:
+        return []
+    if number >= len(items):
+        return list(items)
+    return [items[(2 * index + 1) * len(items) // (2 * number)] for index in range(number)]

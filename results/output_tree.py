@@ -1,0 +1,272 @@
+"""The folder that a run writes: names, places, and writes that are never half done.
+
+OUT/per-sample/NAME/0.png ... N.png      states
+OUT/per-sample/NAME/K_input.png          SR input of step K (recursive kinds)
+OUT/per-sample/NAME/0_input_for_K.png    the same for onestep
+OUT/per-sample/NAME/txt/K.txt            prompt of step K+1 (K counts from 0)
+OUT/per-sample/NAME/NAME.png             states side by side
+OUT/per-scale/scaleK/NAME.png            state K of every picture
+OUT/recursive/NAME.png                   the strip again
+OUT/run.json, OUT/prompts.csv            what the run was and said
+"""
+
+import contextlib
+import errno
+import hashlib
+import io
+import logging
+import os
+import re
+import tempfile
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from errors import InputError, OutputError
+from results.pictures import Source
+
+log = logging.getLogger(__name__)
+
+# Everything is written under such a name first; a rerun sweeps up what a killed run left.
+TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".writing-", ".part"
+FOLDERS = ("per-sample", "per-scale", "recursive")
+
+_WINDOWS_DEVICES = {
+    "CON",
+    "PRN",
+    "AUX",
+    "NUL",
+    *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10)),
+}
+# A picture of such a name would write its strip over one of its own states.
+_NAMES_OF_STATES = re.compile(r"[0-9]+(_input(_for_[0-9]+)?)?|txt", re.IGNORECASE)
+_LONGEST_NAME = 200  # bytes; file systems allow 255, and endings are added
+
+
+def safe_name(text: str) -> str:
+    """Make a file name that Linux, macOS and Windows all accept, and leave what is fine as it is."""
+    # undecodable bytes of a Linux file name are surrogates here, which nothing can be encoded with
+    name = unicodedata.normalize("NFC", text).encode("utf-8", "replace").decode("utf-8")
+    name = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "_", name).rstrip(". ") or "_"
+    # a folder named like a picture of the tree could stand where that picture goes
+    name = re.sub(r"\.(png|txt)$", r"_\1", name, flags=re.IGNORECASE)
+    if name.split(".")[0].upper() in _WINDOWS_DEVICES:
+        name = f"_{name}"
+    encoded = name.encode()
+    if len(encoded) > _LONGEST_NAME:
+        digest = hashlib.sha256(encoded).hexdigest()[:8]
+        name = f"{encoded[: _LONGEST_NAME - 9].decode('utf-8', 'ignore')}-{digest}"
+    return name
+
+
+def assign_names(sources: Sequence[Source], taken: Mapping[str, str]) -> dict[Source, str]:
+    """Give every picture a name of its own in the output tree.
+
+    It is the file's stem; where pictures share a stem (in any case of letters), or the stem is the name
+    of a state, ``stem_ending``; where that is not enough, the same with a hash of the path. Pictures from
+    folders inside a folder keep these folders before the name.
+
+    Args:
+        sources: the pictures of this run.
+        taken: names that earlier runs into the same folder gave, by resolved path: these stay.
+    """
+    names = {source: taken[source.key] for source in sources if source.key in taken}
+    used = {name.lower() for name in taken.values()}
+    new = [source for source in sources if source not in names]
+    for form in (_stem, _stem_and_ending, _stem_ending_and_hash):
+        wanted = {source: form(source) for source in new}
+        how_often = Counter(name.lower() for name in wanted.values())
+        for source, name in wanted.items():
+            clash = how_often[name.lower()] > 1 or name.lower() in used
+            reserved = form is _stem and _NAMES_OF_STATES.fullmatch(PurePosixPath(name).name)
+            if not clash and not reserved:
+                names[source] = name
+        used |= {names[source].lower() for source in new if source in names}
+        new = [source for source in new if source not in names]
+    return names
+
+
+def _in_its_folders(source: Source, name: str) -> str:
+    folders = [safe_name(part) for part in PurePosixPath(source.label).parts[:-1]]
+    return "/".join([*folders, name])
+
+
+def _stem(source: Source) -> str:
+    return _in_its_folders(source, safe_name(source.file.stem))
+
+
+def _stem_and_ending(source: Source) -> str:
+    return _in_its_folders(source, safe_name(source.file.stem + source.file.suffix.replace(".", "_")))
+
+
+def _stem_ending_and_hash(source: Source) -> str:
+    return f"{_stem_and_ending(source)}_{hashlib.sha256(os.fsencode(source.key)).hexdigest()[:8]}"
+
+
+class OutputTree:
+    """The places of a run's files below its output folder, and atomic writes to them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def state(self, name: str, step: int) -> Path:
+        """State `step` of a picture, 0 for the picture itself."""
+        return self.root / "per-sample" / name / f"{step}.png"
+
+    def sr_input(self, name: str, step: int, from_first_state: bool) -> Path:
+        """What step `step` enlarged."""
+        file = f"0_input_for_{step}.png" if from_first_state else f"{step}_input.png"
+        return self.root / "per-sample" / name / file
+
+    def prompt(self, name: str, step: int) -> Path:
+        """The prompt of step `step` (from 1; its file counts from 0)."""
+        return self.root / "per-sample" / name / "txt" / f"{step - 1}.txt"
+
+    def strip(self, name: str) -> Path:
+        """The states side by side, beside the states."""
+        return self.root / "per-sample" / name / f"{PurePosixPath(name).name}.png"
+
+    def collected_strip(self, name: str) -> Path:
+        """The states side by side, beside the other pictures' strips. It is written last."""
+        return self.root / "recursive" / f"{name}.png"
+
+    def per_scale(self, name: str, step: int) -> Path:
+        """State `step` beside the other pictures' state `step`."""
+        return self.root / "per-scale" / f"scale{step}" / f"{name}.png"
+
+    @property
+    def run_json(self) -> Path:
+        """The report, see `results.run_report.RunReport`."""
+        return self.root / "run.json"
+
+    @property
+    def prompts_csv(self) -> Path:
+        """All prompts of the run, in the form that ``--prompts_file`` reads."""
+        return self.root / "prompts.csv"
+
+    def prepare(self) -> None:
+        """Create the output folder, and see that it can be written to.
+
+        Raises:
+            InputError: it cannot.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with _temporary(self.root):
+                pass
+        except OSError as error:
+            raise InputError(f"--output_dir {self.root}: cannot be written to ({error})") from error
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep every other run out of this folder (where the system can lock folders; Windows cannot).
+
+        Raises:
+            InputError: another run is writing here.
+        """
+        try:
+            import fcntl
+        except ImportError:
+            yield
+            return
+        folder = os.open(self.root, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(f"--output_dir {self.root}: another run is writing here") from error
+            except OSError as error:  # some network file systems
+                log.info("%s: cannot be locked (%s)", self.root, error)
+            yield
+        finally:
+            os.close(folder)
+
+    def sweep(self) -> None:
+        """Remove the temporary files of a killed run. Only under `lock`: another run's are in use."""
+        pattern = f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"
+        inside = (file for folder in FOLDERS for file in (self.root / folder).rglob(pattern))
+        for file in (*self.root.glob(pattern), *inside):
+            file.unlink(missing_ok=True)
+            log.info("%s: swept up, an earlier run was killed while writing it", file)
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove everything that earlier runs wrote about these pictures, and nothing else.
+
+        Raises:
+            OutputError: something cannot be removed.
+        """
+        scales = list((self.root / "per-scale").glob("scale*"))
+        for name in names:
+            folder = self.root / "per-sample" / name
+            states = (file for file in folder.glob("*.png") if _NAMES_OF_STATES.fullmatch(file.stem))
+            prompts = (folder / "txt").glob("[0-9]*.txt")
+            collected = (self.collected_strip(name), *(scale / f"{name}.png" for scale in scales))
+            try:
+                for file in (*states, *prompts, self.strip(name), *collected):
+                    file.unlink(missing_ok=True)
+            except OSError as error:
+                raise OutputError(f"{error.filename}: cannot be removed ({error.strerror})") from error
+            for emptied in (folder / "txt", folder):
+                with contextlib.suppress(OSError):  # other pictures' folders may be inside
+                    emptied.rmdir()
+
+    def write_image(self, image: Image.Image, *files: Path) -> None:
+        """Write one picture as PNG to each of `files`, encoded once.
+
+        Raises:
+            OutputError: a file cannot be written (disk full, no permission).
+        """
+        encoded = io.BytesIO()
+        image.save(encoded, "PNG")
+        for file in files:
+            self.write(encoded.getvalue(), file)
+
+    def write(self, content: bytes, file: Path) -> None:
+        """Write a file so that it is there whole or not at all.
+
+        Raises:
+            OutputError: it cannot be written (disk full, no permission).
+        """
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with _temporary(file.parent) as temporary:
+                temporary.write_bytes(content)
+                temporary.replace(file)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OutputError(
+                    f"{file}: the disk is full; make room and run the same command again, it will go on"
+                ) from error
+            raise OutputError(f"{file}: cannot be written ({error.strerror or error})") from error
+
+
+@contextlib.contextmanager
+def _temporary(folder: Path) -> Iterator[Path]:
+    """Yield a new empty file in `folder`; it is gone afterwards unless it was renamed."""
+    handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=TEMPORARY_SUFFIX, dir=folder)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        temporary.chmod(0o666 & ~_umask())  # mkstemp's files are the owner's alone
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def read_state(file: Path, side: int) -> Image.Image | None:
+    """Read a state that an earlier run wrote; None where it is missing, damaged or of another size."""
+    try:
+        with Image.open(file) as image:
+            image.load()
+            return image if (image.mode, image.size) == ("RGB", (side, side)) else None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None

@@ -1,0 +1,194 @@
+"""run.json: what a run was asked, what it did, and how far it came. Resuming reads it back.
+
+schema          1
+status          running, done, failed (some pictures failed), interrupted, stopped (could not go on)
+settings        what decides the pixels; a rerun into the same folder must agree with it
+environment     versions and the device; for information
+started, finished   UTC, ISO 8601; finished is null while it runs
+stage_seconds   seconds by stage over the last run, see `machine.stage_times.StageTimes`
+components      how often each model was read from disk and moved to its device, in the last run
+pictures        one entry a picture, see `PictureRecord` and `StepRecord`
+"""
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from errors import InputError
+from machine.stage_times import StageTimes
+from results.output_tree import OutputTree
+
+SCHEMA = 1
+
+
+@dataclass
+class StepRecord:
+    """One step of one picture.
+
+    Attributes:
+        step: from 1; 0 is the picture itself and has no record.
+        magnification: of this state against state 0.
+        window: left, top and side of what the step looked at, in pixels of the state it was cut from.
+        window_of: number of that state.
+        prompt: what steered the backbone, whole; null for kinds that only resize.
+        extracted, extractor, raw, note: see `prompts.extractors.Prompt`.
+        seed: of the step's noise; null for kinds that only resize.
+        seconds: by stage: prompt, sr, save; of a batch, its share.
+        done: the state is on disk.
+    """
+
+    step: int
+    magnification: int
+    window: tuple[int, int, int]
+    window_of: int
+    prompt: str | None = None
+    extracted: str = ""
+    extractor: str = ""
+    raw: str = ""
+    note: str = ""
+    seed: int | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    done: bool = False
+
+
+@dataclass
+class PictureRecord:
+    """One picture.
+
+    Attributes:
+        name: its name in the output tree.
+        label: its path below the folder that was given; prompt files call it by this.
+        file: where it was read, resolved.
+        sha256: of the file's content; null where it could not be read.
+        status: pending, started, done or failed.
+        failure: the reason in one line; null where there is none.
+        steps: what was done, in order.
+    """
+
+    name: str
+    label: str
+    file: str
+    sha256: str | None
+    status: str = "pending"
+    failure: str | None = None
+    steps: list[StepRecord] = field(default_factory=list)
+
+    def step(self, number: int) -> StepRecord | None:
+        """Return the record of step `number`, if there is one."""
+        return self.steps[number - 1] if number <= len(self.steps) else None
+
+    def forget_from(self, number: int) -> None:
+        """Drop the records of step `number` and of those after it."""
+        del self.steps[number - 1 :]
+
+
+class RunReport:
+    """The report while a run goes on.
+
+    Records of pictures that this run does not name are kept: a folder may be filled by several runs.
+    """
+
+    def __init__(
+        self, tree: OutputTree, settings: dict[str, Any], environment: dict[str, Any], times: StageTimes
+    ) -> None:
+        self.tree = tree
+        self.settings = settings
+        self.environment = environment
+        self.times = times
+        self.status = "running"
+        self.started = _now()
+        self.finished: str | None = None
+        self.components: dict[str, dict[str, int]] = {}
+        self.unreadable: list[dict[str, str]] = []
+        self.pictures: dict[str, PictureRecord] = {}
+        self._next_write = 0.0
+
+    def save(self, now: bool = True) -> None:
+        """Write run.json; with ``now=False`` only where the last time is long ago.
+
+        Writing takes longer the more pictures there are, so the pauses grow with it. What a killed run did
+        after its last report is done again by the next one.
+        """
+        if not now and time.monotonic() < self._next_write:
+            return
+        start = time.monotonic()
+        content = {
+            "schema": SCHEMA,
+            "program": "chain-of-zoom",
+            "status": self.status,
+            "started": self.started,
+            "finished": self.finished,
+            "settings": self.settings,
+            "environment": self.environment,
+            "stage_seconds": {name: round(seconds, 4) for name, seconds in sorted(self.times.items())},
+            "components": self.components,
+            "unreadable": self.unreadable,
+            "pictures": [dataclasses.asdict(record) for record in self.pictures.values()],
+        }
+        self.tree.write(json.dumps(content, indent=1).encode(), self.tree.run_json)
+        took = time.monotonic() - start
+        self._next_write = time.monotonic() + max(2.0, 50 * took)
+
+    def finish(self, status: str) -> None:
+        """Say how the run ended, and write the report."""
+        self.status = status
+        self.finished = _now()
+        self.save()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def load_report(file: Path) -> dict[str, Any] | None:
+    """Read a run.json back, its pictures as records; None where there is none.
+
+    Raises:
+        InputError: it cannot be read, or is of another schema.
+    """
+    if not file.exists():
+        return None
+    try:
+        report = json.loads(file.read_bytes())
+        if report["schema"] != SCHEMA:
+            raise InputError(
+                f"{file}: is of schema {report['schema']}, this program writes {SCHEMA}; --overwrite"
+            )
+        pictures = {}
+        for entry in report["pictures"]:
+            steps = [StepRecord(**{**step, "window": tuple(step["window"])}) for step in entry.pop("steps")]
+            record = PictureRecord(**entry, steps=steps)
+            if [step.step for step in steps] != list(range(1, len(steps) + 1)) or not _is_inside(record.name):
+                raise ValueError(record.name)
+            pictures[record.name] = record
+        return {"settings": dict(report["settings"]), "pictures": pictures}
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{file}: is damaged or not of this program; give another --output_dir, or --overwrite"
+        ) from error
+
+
+def _is_inside(name: str) -> bool:
+    """Tell whether a picture's name stays inside the output tree: results of that name may be removed."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and not any(part in ("/", "..") or "\\" in part or ":" in part for part in parts)
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Name what differs between two nested settings: ``"chain.seed was 42, is 43"``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for kind in ("backbone", "extractor"):  # where these differ, everything below them does
+            if isinstance(new.get(kind), str) and isinstance(old.get(kind), str) and old[kind] != new[kind]:
+                return differences(old[kind], new[kind], path)
+        return [
+            line
+            for key in sorted(old.keys() | new.keys())
+            for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if old == new else [f"{path} was {json.dumps(old)}, is {json.dumps(new)}"]

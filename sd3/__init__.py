@@ -1,0 +1,5 @@
+"""Stable Diffusion 3's parts: what they are, their files checked, their networks loaded, prompts encoded.
+
+Imports `checkpoints`, `machine`, `lora` and `errors`. The one-step pass over these parts is `osediff_sd3`
+on top.
+"""

@@ -1,0 +1,140 @@
+"""Names that keep apart and hold on every system, and writes that are never half done."""
+
+import errno
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from errors import InputError, OutputError
+from results.output_tree import OutputTree, assign_names, read_state, safe_name
+from results.pictures import Source
+
+
+def names(*labels: str, taken: dict[str, str] | None = None) -> list[str]:
+    sources = [Source(Path("/pictures") / label, label) for label in labels]
+    assigned = assign_names(sources, taken or {})
+    return [assigned[source] for source in sources]
+
+
+@pytest.mark.parametrize(
+    "name", ["scene", "Ünïcödé 写真", "two words", "[brackets] (and) {more}", "v1.2.final", "UPPER"]
+)
+def test_a_stem_that_every_system_accepts_is_kept(name):
+    assert names(f"{name}.JPG") == [name]
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [
+        ("a:b", "a_b"),
+        ('what?"', "what__"),
+        ("tab\there", "tab_here"),
+        ("CON", "_CON"),
+        ("com1.old", "_com1.old"),
+        ("end.", "end"),
+        ("...", "_"),
+        ("caf\udce9", "caf_"),
+        ("a.png", "a_png"),
+    ],
+)
+def test_what_windows_refuses_is_replaced(stem, name):
+    assert safe_name(stem) == name
+
+
+def test_an_overlong_name_is_cut_and_stays_unique():
+    one, two = safe_name("ä" * 140 + "1"), safe_name("ä" * 140 + "2")
+    assert len(one.encode()) <= 200
+    assert one != two
+
+
+def test_pictures_of_one_stem_keep_apart():
+    assert names("a.png", "a.jpg", "b.png") == ["a_png", "a_jpg", "b"]
+
+
+def test_stems_that_differ_only_in_case_keep_apart_for_file_systems_that_fold_it():
+    first, second = names("Photo.png", "photo.jpg")
+    assert first.lower() != second.lower()
+
+
+def test_stems_of_one_ending_in_two_folders_keep_apart():
+    sources = [Source(Path(f"/{folder}/a.png"), "a.png") for folder in "xy"]
+    assigned = assign_names(sources, {})
+    assert len(set(assigned.values())) == 2
+
+
+@pytest.mark.parametrize("stem", ["0", "4", "1_input", "0_input_for_2", "txt"])
+def test_a_picture_named_like_a_state_does_not_overwrite_it(stem):
+    assert names(f"{stem}.png") == [f"{stem}_png"]
+
+
+def test_folders_inside_folders_are_kept():
+    assert names("x/a.png", "x/y/a.png", "a.png") == ["x/a", "x/y/a", "a"]
+
+
+def test_a_name_given_by_an_earlier_run_stays_when_a_namesake_arrives():
+    assert names("a.jpg", "a.png", taken={"/pictures/a.png": "a"}) == ["a_jpg", "a"]
+
+
+def test_names_do_not_depend_on_the_order():
+    labels = ["a.png", "a.jpg", "A.gif", "0.png", "x/a.png"]
+    assert dict(zip(labels, names(*labels), strict=True)) == dict(
+        zip(reversed(labels), names(*reversed(labels)), strict=True)
+    )
+
+
+def test_a_full_disk_leaves_no_half_written_file_and_says_what_to_do(tmp_path, monkeypatch):
+    def full(self, content):
+        self.open("wb").write(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="disk is full; make room"):
+        OutputTree(tmp_path).write(b"content", tmp_path / "folder" / "file.png")
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+def test_a_write_that_fails_keeps_the_file_that_was_there(tmp_path, monkeypatch):
+    tree, file = OutputTree(tmp_path), tmp_path / "run.json"
+    tree.write(b"old", file)
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error")))
+    with pytest.raises(OutputError):
+        tree.write(b"new", file)
+    assert file.read_bytes() == b"old"
+
+
+def test_what_a_killed_run_was_writing_is_swept_up(tmp_path):
+    folder = tmp_path / "per-sample" / "a"
+    folder.mkdir(parents=True)
+    (folder / ".writing-abc.part").write_bytes(b"half")
+    (folder / "mine.part").write_bytes(b"not ours")
+    OutputTree(tmp_path).sweep()
+    assert [file.name for file in folder.iterdir()] == ["mine.part"]
+
+
+def test_removing_a_picture_leaves_pictures_inside_its_folder_and_files_of_others(tmp_path):
+    tree = OutputTree(tmp_path)
+    for name in ("a", "a/b"):
+        tree.write_image(
+            Image.new("RGB", (8, 8)), tree.state(name, 0), tree.strip(name), tree.per_scale(name, 0)
+        )
+        tree.write(b"cat", tree.prompt(name, 1))
+    tree.write(b"mine", tmp_path / "per-sample" / "a" / "notes.md")
+    kept = {file for file in tmp_path.rglob("*.*") if "b" in file.relative_to(tmp_path).as_posix()}
+    tree.remove(["a"])
+    assert set(tmp_path.rglob("*.*")) == kept | {tmp_path / "per-sample" / "a" / "notes.md"}
+
+
+def test_two_runs_cannot_write_into_one_folder(tmp_path):
+    tree = OutputTree(tmp_path)
+    with tree.lock(), pytest.raises(InputError, match="another run"), OutputTree(tmp_path).lock():
+        pass
+
+
+def test_a_state_that_is_damaged_or_of_another_size_counts_as_missing(tmp_path):
+    file = tmp_path / "1.png"
+    Image.new("RGB", (64, 64)).save(file)
+    assert read_state(file, 64) is not None
+    assert read_state(file, 128) is None
+    file.write_bytes(file.read_bytes()[:60])
+    assert read_state(file, 64) is None

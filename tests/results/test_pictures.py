@@ -1,0 +1,307 @@
+"""Reading: every format by its content, as people see it; and refusals that say why."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from errors import InputError, PictureError
+from results.pictures import find_pictures, read_picture
+
+RAMP = np.linspace(0, 255, 48 * 32 * 3).reshape(32, 48, 3).astype(np.uint8)
+
+
+@pytest.fixture
+def rgb() -> Image.Image:
+    return Image.fromarray(RAMP)
+
+
+def saved(image: Image.Image, path, file_format: str, **options):
+    image.save(path, file_format, **options)
+    return path
+
+
+def pixels(path) -> np.ndarray:
+    return np.asarray(read_picture(path)).astype(int)
+
+
+@pytest.mark.parametrize(
+    "file_format",
+    ["PNG", "BMP", "TIFF", "WEBP", "PPM", "TGA", "GIF", "JPEG", "JPEG2000", "AVIF", "QOI", "ICO", "DDS"],
+)
+def test_a_picture_is_read_whatever_its_format_and_its_name(rgb, tmp_path, file_format):
+    size = (32, 32) if file_format == "ICO" else rgb.size
+    image = rgb.resize(size)
+    # the name lies: only the content counts
+    path = saved(
+        image, tmp_path / "picture.dat", file_format, **({"sizes": [size]} if file_format == "ICO" else {})
+    )
+    read = read_picture(path)
+    assert (read.mode, read.size) == ("RGB", size)
+    assert np.abs(np.asarray(read).astype(int) - np.asarray(image)).mean() < 12
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(rgb, tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    read = read_picture(saved(rgb, tmp_path / "turned.png", "PNG", exif=exif))
+    turn = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    expected = rgb if orientation == 1 else rgb.transpose(turn[orientation])
+    assert np.array_equal(np.asarray(read), np.asarray(expected))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_exif_orientation_is_applied_to_uncompressed_tiffs_of_every_mode(rgb, tmp_path, mode, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(RAMP[..., 0].astype(np.uint16) * 257) if mode == "I;16" else rgb.convert(mode)
+    plain = pixels(saved(image, tmp_path / "plain.tif", "TIFF"))
+    turned = pixels(saved(image, tmp_path / "turned.tif", "TIFF", exif=exif))
+    assert np.array_equal(turned, np.rot90(plain, {1: 0, 3: 2, 6: 3, 8: 1}[orientation]))
+
+
+def test_exif_data_that_cannot_be_read_does_not_matter(rgb, tmp_path):
+    assert np.array_equal(pixels(saved(rgb, tmp_path / "odd.png", "PNG", exif=b"Exif\0\0garbage")), RAMP)
+
+
+def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path):
+    values = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    for name, file_format in (("grey.png", "PNG"), ("grey.tif", "TIFF"), ("grey.pgm", "PPM")):
+        read = pixels(saved(Image.fromarray(values), tmp_path / name, file_format))[..., 0]
+        assert np.abs(read - values / 257).max() <= 0.5
+
+
+def test_16_bit_colour_is_scaled(tmp_path):
+    values = np.linspace(0, 65535, 8 * 8 * 3).astype(">u2")
+    path = tmp_path / "colour.ppm"
+    path.write_bytes(b"P6 8 8 65535\n" + values.tobytes())
+    assert np.abs(pixels(path).ravel() - values / 257.0).max() < 1.01
+
+
+def test_floats_between_0_and_1_are_scaled(tmp_path):
+    values = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
+    read = pixels(saved(Image.fromarray(values), tmp_path / "float.tif", "TIFF"))[..., 0]
+    assert np.abs(read - values * 255).max() <= 0.5
+
+
+def test_floats_may_overshoot_a_little(tmp_path):
+    values = np.full((40, 40), 0.5, np.float32)
+    values[0, 0], values[0, 1] = 1.01, -0.01
+    read = pixels(saved(Image.fromarray(values), tmp_path / "float.tif", "TIFF"))[..., 0]
+    assert (read[0, 0], read[0, 1], read[5, 5]) == (255, 0, 128)
+
+
+def test_values_beyond_16_bits_are_refused_with_their_range(tmp_path):
+    path = saved(Image.fromarray(np.full((40, 40), 70_000, np.int32)), tmp_path / "wide.tif", "TIFF")
+    with pytest.raises(PictureError, match=r"70000.*8 or 16 bits"):
+        read_picture(path)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_flattened_on_white(tmp_path, mode):
+    image = Image.new("RGBA", (40, 40), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (0, 0, 20, 40))
+    path = saved(image.convert(mode), tmp_path / "clear.tif", "TIFF")
+    assert pixels(path)[:, :20].max() == 0
+    assert pixels(path)[:, 20:].min() == 255
+
+
+def test_a_transparent_palette_entry_is_flattened_on_white(tmp_path):
+    image = Image.new("P", (40, 40), 0)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    image.paste(1, (0, 0, 20, 40))
+    path = saved(image, tmp_path / "clear.png", "PNG", transparency=0)
+    assert tuple(pixels(path)[0, 0]) == (10, 20, 30)
+    assert pixels(path)[:, 20:].min() == 255
+
+
+def test_half_transparent_pixels_mix_with_white(tmp_path):
+    path = saved(Image.new("RGBA", (40, 40), (200, 0, 0, 128)), tmp_path / "half.png", "PNG")
+    assert np.abs(pixels(path)[0, 0] - [227, 127, 127]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "file_format"),
+    [
+        ("1", "PNG"),
+        ("L", "PNG"),
+        ("P", "PNG"),
+        ("CMYK", "JPEG"),
+        ("CMYK", "TIFF"),
+        ("YCbCr", "JPEG"),
+        ("LAB", "TIFF"),
+    ],
+)
+def test_every_colour_mode_becomes_rgb(rgb, tmp_path, mode, file_format):
+    if mode == "LAB":
+        lab = ImageCms.profileToProfile(
+            rgb, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+        )
+        path = saved(lab, tmp_path / "picture", file_format)
+    else:
+        path = saved(rgb.convert(mode), tmp_path / "picture", file_format)
+    read = read_picture(path)
+    assert read.mode == "RGB"
+    assert np.abs(np.asarray(read).astype(int).mean() - RAMP.mean()) < 8
+
+
+def test_the_first_frame_of_an_animation_is_taken(tmp_path):
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "green", "blue")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    assert tuple(pixels(tmp_path / "moving.gif")[0, 0]) == (255, 0, 0)
+
+
+def swapped_profile() -> bytes:
+    """Make a profile in which red and green change places, by exchanging two tags of sRGB's."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    count = struct.unpack(">I", profile[128:132])[0]
+    for index in range(count):
+        at = 132 + 12 * index
+        name = bytes(profile[at : at + 4])
+        profile[at : at + 4] = {b"rXYZ": b"gXYZ", b"gXYZ": b"rXYZ"}.get(name, name)
+    at = profile.find("sRGB".encode("utf-16-be"))
+    profile[at : at + 8] = "ours".encode("utf-16-be")
+    return bytes(profile)
+
+
+def test_an_icc_profile_is_converted_to_srgb(tmp_path):
+    image = Image.new("RGB", (40, 40), (250, 10, 10))
+    path = saved(image, tmp_path / "wide.png", "PNG", icc_profile=swapped_profile())
+    red, green, blue = pixels(path)[0, 0]
+    assert green > 200 > 60 > red, (red, green, blue)
+
+
+def test_an_icc_profile_leaves_transparency_where_it_was(tmp_path):
+    path = saved(
+        Image.new("RGBA", (40, 40), (250, 10, 10, 0)),
+        tmp_path / "clear.png",
+        "PNG",
+        icc_profile=swapped_profile(),
+    )
+    assert pixels(path).min() == 255
+
+
+def test_an_srgb_profile_changes_no_pixel(rgb, tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert np.array_equal(pixels(saved(rgb, tmp_path / "srgb.png", "PNG", icc_profile=profile)), RAMP)
+
+
+def test_a_profile_that_only_calls_itself_srgb_is_converted(tmp_path):
+    profile = swapped_profile().replace("ours".encode("utf-16-be"), "sRGB".encode("utf-16-be"))
+    image = Image.new("RGB", (40, 40), (250, 10, 10))
+    assert pixels(saved(image, tmp_path / "liar.png", "PNG", icc_profile=profile))[0, 0, 1] > 200
+
+
+def test_no_metadata_is_carried_on(rgb, tmp_path):
+    assert read_picture(saved(rgb, tmp_path / "odd.png", "PNG", icc_profile=b"nonsense" * 20)).info == {}
+
+
+def test_a_broken_icc_profile_is_passed_over_with_a_warning(rgb, tmp_path, caplog):
+    assert np.array_equal(pixels(saved(rgb, tmp_path / "odd.png", "PNG", icc_profile=b"nonsense" * 20)), RAMP)
+    assert "odd.png" in caplog.text
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path):
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    body = struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body + b"\0\0\0\0IDAT\x35\xaf\x06\x1e")
+    with pytest.raises(PictureError, match="larger than 178,956,970 pixels"):
+        read_picture(tmp_path / "bomb.png")
+
+
+def truncated_jpeg(rgb) -> bytes:
+    stream = io.BytesIO()
+    rgb.resize((400, 300)).save(stream, "JPEG")
+    return stream.getvalue()[: len(stream.getvalue()) // 2]
+
+
+def test_truncated_empty_and_foreign_files_are_refused_with_the_reason(rgb, tmp_path):
+    (tmp_path / "cut.jpg").write_bytes(truncated_jpeg(rgb))
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "link.png").symlink_to(tmp_path / "nowhere")
+    for name, reason in (
+        ("cut.jpg", "cut off"),
+        ("empty.png", "0 bytes"),
+        ("text.png", "not a picture"),
+        ("folder.png", "is a folder"),
+        ("link.png", "link to nothing"),
+    ):
+        with pytest.raises(PictureError, match=reason):
+            read_picture(tmp_path / name)
+
+
+def test_a_folder_yields_its_pictures_and_names_what_only_looks_like_one(rgb, tmp_path):
+    saved(rgb, tmp_path / "b.png", "PNG")
+    saved(rgb, tmp_path / "a without ending", "PNG")
+    (tmp_path / "notes.txt").write_text("passed over")
+    (tmp_path / "paper.pdf").write_text("%PDF-1.4 passed over")
+    (tmp_path / "phone.HEIC").write_text("named: Pillow does not read it")
+    (tmp_path / ".hidden.png").write_text("passed over")
+    (tmp_path / "text.PNG").write_text("named")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.png").mkdir()
+    found, failures = find_pictures([tmp_path])
+    assert [source.label for source in found] == ["a without ending", "b.png"]
+    assert sorted(failure.label for failure in failures) == ["folder.png", "phone.HEIC", "text.PNG"]
+
+
+def test_recursive_folders_are_searched_but_not_the_output_folder(rgb, tmp_path):
+    for place in ("x", "x/y", "results"):
+        (tmp_path / place).mkdir()
+        saved(rgb, tmp_path / place / "p.png", "PNG")
+    found, _ = find_pictures([tmp_path], recursive=True, leave_out=[tmp_path / "results"])
+    assert [source.label for source in found] == ["x/p.png", "x/y/p.png"]
+
+
+def test_a_file_named_twice_is_taken_once(rgb, tmp_path):
+    path = saved(rgb, tmp_path / "p.png", "PNG")
+    found, _ = find_pictures([tmp_path, path, path])
+    assert len(found) == 1
+
+
+def test_pictures_of_one_label_are_told_apart_by_their_folders(rgb, tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        saved(rgb, tmp_path / folder / "p.png", "PNG")
+    found, _ = find_pictures([tmp_path / "x", tmp_path / "y"])
+    assert [source.label for source in found] == ["x/p.png", "y/p.png"]
+
+
+def test_a_link_to_itself_is_named_and_stops_nothing(rgb, tmp_path):
+    saved(rgb, tmp_path / "p.png", "PNG")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    found, failures = find_pictures([tmp_path])
+    assert [source.label for source in found] == ["p.png"]
+    assert [(failure.label, failure.reason) for failure in failures] == [("loop.png", "is a link to nothing")]
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(PictureError, match="not a regular file"):
+        read_picture(tmp_path / "pipe.png")
+
+
+def test_nothing_to_zoom_into_is_an_error_that_says_so(tmp_path):
+    with pytest.raises(InputError, match=r"no picture in there.*--recursive_folders"):
+        find_pictures([tmp_path])
+    (tmp_path / "bad.png").touch()
+    with pytest.raises(InputError, match=r"bad\.png: is empty"):
+        find_pictures([tmp_path])

@@ -1,0 +1,63 @@
+"""Colour correction against the SR input. (Runs 5 and 6 of the parity data prove wavelet and adain.)"""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zoom.color_fix import BACKPROJECT_TOLERANCE, adain, fix_colors, wavelet
+from zoom.window import enlarge
+
+
+@pytest.fixture(scope="module")
+def crop() -> Image.Image:
+    values = np.random.default_rng(0).normal(120, 12, (32, 32, 3)).cumsum(axis=1) / 20 + 60
+    return Image.fromarray(values.clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def sr_input(crop) -> Image.Image:
+    return enlarge(crop, 128)
+
+
+@pytest.fixture(scope="module")
+def output(sr_input) -> Image.Image:
+    """An SR output with detail of its own and a colour cast."""
+    values = np.asarray(sr_input) * [0.8, 1.0, 1.1] + np.random.default_rng(1).normal(5, 10, (128, 128, 3))
+    return Image.fromarray(values.clip(0, 255).astype(np.uint8))
+
+
+def test_nofix_returns_the_output_itself(output, sr_input, crop):
+    assert fix_colors("nofix", output, sr_input, crop) is output
+
+
+def test_adain_gives_each_channel_the_mean_and_spread_of_the_sr_input(output, sr_input, crop):
+    fixed = np.asarray(fix_colors("adain", output, sr_input, crop), float)
+    assert np.allclose(fixed.mean((0, 1)), np.asarray(sr_input).mean((0, 1)), atol=1)
+    assert np.allclose(fixed.std((0, 1)), np.asarray(sr_input).std((0, 1)), atol=1)
+
+
+def test_wavelet_takes_the_coarse_colours_and_keeps_the_detail(output, sr_input, crop):
+    fixed = np.asarray(fix_colors("wavelet", output, sr_input, crop), float)
+    assert np.allclose(fixed.mean((0, 1)), np.asarray(sr_input).mean((0, 1)), atol=1)
+    detail = np.diff(fixed, axis=1).std()
+    assert detail == pytest.approx(np.diff(np.asarray(output, float), axis=1).std(), rel=0.05)
+
+
+def test_a_picture_fixed_against_itself_does_not_change(sr_input):
+    values = np.asarray(sr_input, np.float32)
+    assert np.allclose(wavelet(values, values), values, atol=1e-3)
+    assert np.allclose(adain(values, values), values, atol=1e-3)
+
+
+def test_backproject_makes_the_shrunk_output_equal_the_crop(output, sr_input, crop):
+    fixed = fix_colors("backproject", output, sr_input, crop)
+    shrunk = np.asarray(fixed.resize(crop.size, Image.Resampling.BICUBIC), int)
+    assert np.abs(shrunk - np.asarray(crop)).max() <= BACKPROJECT_TOLERANCE
+
+
+def test_backproject_ends_also_where_colours_cannot_be_reached(sr_input):
+    crop = Image.new("RGB", (32, 32), "white")
+    black_line = Image.new("RGB", (128, 128), "white")
+    black_line.paste("black", (60, 0, 64, 128))
+    fixed = np.asarray(fix_colors("backproject", black_line, sr_input, crop))
+    assert fixed.min() > 150
