@@ -1,7 +1,20 @@
-"""What tells one file's content from another's."""
+"""What tells one file's content from another's: SHA-256, gigabytes hashed once.
+
+Files in the Hugging Face hub's cache carry their SHA-256 in their name. For other large files it is kept with
+size and modification time in ``$XDG_CACHE_HOME/chain-of-zoom/sha256.json`` (``~/.cache``).
+"""
 
 import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+SMALL = 64 * 2**20  # bytes; smaller files are hashed each time
 
 
 def sha256_of(file: Path) -> str:
@@ -12,3 +25,50 @@ def sha256_of(file: Path) -> str:
     """
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def checkpoint_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file that seldom changes; see the module's description for large ones.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    real = path.resolve()
+    if real.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", real.name):
+        return real.name
+    status = real.stat()
+    if status.st_size < SMALL:
+        return sha256_of(real)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chain-of-zoom/sha256.json"
+    key = [status.st_size, status.st_mtime_ns]
+    entry = _read_cache(cache).get(str(real))
+    if isinstance(entry, list) and len(entry) == 3 and entry[:2] == key:
+        return str(entry[2])
+    logger.warning("hashing %s (%.1f GB), once", path, status.st_size / 1e9)
+    digest = sha256_of(real)
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        temporary = cache.with_name(f"{cache.name}.{os.getpid()}")
+        known = _read_cache(cache)  # again: hashing took long, and another run may have added to it
+        temporary.write_text(json.dumps({**known, str(real): [*key, digest]}), encoding="utf-8")
+        temporary.replace(cache)
+    except OSError as error:
+        logger.debug("%s: not written (%s)", cache, error)
+    return digest
+
+
+def _read_cache(cache: Path) -> dict[str, object]:
+    try:
+        known = json.loads(cache.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def sha256_by_name(files: Iterable[Path]) -> dict[str, str]:
+    """Identify checkpoint files by content: SHA-256 by file name.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    return {file.name: checkpoint_sha256(file) for file in files}
