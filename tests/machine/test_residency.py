@@ -1,4 +1,4 @@
-"""Where models live and when they move: devices, dtypes, one model at a time, weights kept as stored."""
+"""Which network is where, and when it moves: all that fit, or one at a time on each device."""
 
 import weakref
 
@@ -6,17 +6,9 @@ import pytest
 import torch
 
 from errors import InputError
-from machine import residency as residency_module
-from machine.residency import (
-    Residency,
-    Size,
-    choose_device,
-    choose_dtype,
-    out_of_memory,
-    plan_devices,
-    plan_memory,
-    upcast_by_block,
-)
+from machine import memory
+from machine.memory import Size
+from machine.residency import Residency
 from machine.stage_times import StageTimes
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
@@ -44,71 +36,6 @@ def three(efficient_memory, device=CPU):
 
 def resident(residency):
     return {name for name, component in residency._components.items() if component.on_device}
-
-
-# devices and dtypes
-
-
-def test_auto_is_the_cpu_where_there_is_nothing_else(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert choose_device("auto") == CPU
-
-
-@pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps", "gpu", "meta", ""])
-def test_a_device_that_is_not_here_is_refused_in_one_line(monkeypatch, name):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(InputError, match="--device") as caught:
-        choose_device(name)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_number_beyond_the_last_cuda_device_is_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert choose_device("cuda:1") == torch.device("cuda:1")
-    with pytest.raises(InputError, match="there are 2 CUDA devices"):
-        choose_device("cuda:2")
-
-
-def test_auto_precision_follows_the_device(monkeypatch):
-    assert choose_dtype("auto", CPU) == torch.float32
-    assert choose_dtype("auto", torch.device("mps")) == torch.float16
-    for capability, dtype in (((7, 5), torch.float16), ((8, 6), torch.bfloat16)):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
-        assert choose_dtype("auto", CUDA) == dtype
-
-
-def test_auto_leaves_a_vlm_in_its_own_bf16_on_the_cpu():
-    assert choose_dtype("auto", CPU, stored="BF16") == torch.bfloat16
-    assert choose_dtype("auto", CPU, stored="F32") == torch.float32
-    assert choose_dtype("fp32", CPU, stored="BF16") == torch.float32
-
-
-@pytest.mark.parametrize("name", ["fp16", "int8"])
-def test_a_precision_that_does_not_work_on_the_cpu_is_refused(name):
-    with pytest.raises(InputError, match="--mixed_precision"):
-        choose_dtype(name, CPU)
-
-
-def test_two_cuda_devices_share_the_work_unless_one_is_named_or_memory_is_short(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (24 * 10**9, 24 * 10**9))
-    plan = plan_devices("auto")
-    assert (str(plan.text), str(plan.vlm), str(plan.sr)) == ("cuda:0", "cuda:0", "cuda:1")
-    assert str(plan_devices("cuda:1").sr) == str(plan_devices("cuda:1").text) == "cuda:1"
-    assert plan_devices("auto", efficient_memory=True).sr == CUDA
-
-
-def test_the_second_cuda_device_is_the_one_with_room_for_the_sr_networks(monkeypatch):
-    free = [24, 2, 16]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(free))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (free[number] * 10**9, 0))
-    assert str(plan_devices("auto").sr) == "cuda:2"
-    free.pop()
-    assert str(plan_devices("auto").sr) == "cuda:0"
 
 
 # coming and going
@@ -161,7 +88,7 @@ def test_a_component_in_use_is_not_taken_away():
 
 
 def test_a_component_leaves_a_gpu_for_cpu_memory_and_comes_back_without_being_read_again(monkeypatch):
-    monkeypatch.setattr(residency_module, "HOST_RESERVE", 0)
+    monkeypatch.setattr(memory, "HOST_RESERVE", 0)
     residency = three(efficient_memory=True, device=CUDA)
     with residency.use("a") as a:
         assert a.where == "cuda:0"
@@ -175,7 +102,7 @@ def test_a_component_leaves_a_gpu_for_cpu_memory_and_comes_back_without_being_re
 
 
 def test_where_cpu_memory_is_short_a_component_is_read_again(monkeypatch):
-    monkeypatch.setattr(residency_module, "HOST_RESERVE", 2**60)
+    monkeypatch.setattr(memory, "HOST_RESERVE", 2**60)
     residency = three(efficient_memory=True, device=CUDA)
     for name in "aba":
         with residency.use(name):
@@ -206,7 +133,7 @@ def test_a_component_that_does_not_fit_is_reported_in_one_line_with_the_way_out(
 
 
 def test_loading_and_moving_have_stages_of_their_own(monkeypatch):
-    monkeypatch.setattr(residency_module, "HOST_RESERVE", 0)
+    monkeypatch.setattr(memory, "HOST_RESERVE", 0)
     residency = three(efficient_memory=True, device=CUDA)
     for name in "aba":
         with residency.use(name):
@@ -214,73 +141,38 @@ def test_loading_and_moving_have_stages_of_their_own(monkeypatch):
     assert set(residency.times) == {"a.load", "b.load", "a.move", "b.move"}
 
 
-# weights that stay as they are stored
+def test_what_is_no_module_leaves_a_gpu_by_being_dropped(monkeypatch):
+    monkeypatch.setattr(memory, "HOST_RESERVE", 0)
+    residency = Residency(efficient_memory=True)
+    residency.add("session", lambda device: "an ONNX session", CUDA)
+    residency.add("network", Model, CUDA)
+    for name in ("session", "network", "session"):
+        with residency.use(name):
+            assert resident(residency) == {name}
+    assert residency.loads == {"session": 2, "network": 1}
+    assert residency.moves == {"network": 1}
 
 
-def blocks():
-    torch.manual_seed(0)
-    model = torch.nn.Module()
-    model.first = torch.nn.Linear(8, 8)
-    model.blocks = torch.nn.ModuleList(
-        torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU()) for _ in range(3)
-    )
-
-    def forward(x):
-        x = model.first(x)
-        for block in model.blocks:
-            x = block(x)
-        return x
-
-    model.forward = forward
-    return model.bfloat16().requires_grad_(False)
-
-
-def test_weights_cast_a_block_at_a_time_give_the_numbers_of_fp32_exactly():
-    model, x = blocks(), torch.randn(2, 8)
-    expected = blocks().float()(x)
-    upcast_by_block(model, torch.float32)
-    with torch.no_grad():
-        assert torch.equal(model(x), expected)
-    assert {p.dtype for p in model.blocks.parameters()} == {torch.bfloat16}
-
-
-def test_only_the_running_block_is_in_fp32():
-    model, seen = blocks(), []
-    upcast_by_block(model, torch.float32)
-    for block in model.blocks:
-        block[1].register_forward_hook(lambda *_: seen.append([b[0].weight.dtype for b in model.blocks]))
-    with torch.no_grad():
-        model(torch.randn(2, 8))
-    assert [row.count(torch.float32) for row in seen] == [1, 1, 1]
-
-
-def test_a_block_that_fails_gets_its_stored_weights_back_and_undoing_restores_all():
-    model = blocks()
-    undo = upcast_by_block(model, torch.float32)
-    with torch.no_grad(), pytest.raises(RuntimeError):
-        model.blocks[0](torch.randn(2, 5))
-    assert model.blocks[0][0].weight.dtype == torch.bfloat16
-    undo()
-    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
-    with torch.no_grad():
-        assert model(torch.randn(2, 8).bfloat16()).dtype == torch.bfloat16
+def test_one_name_is_one_component():
+    residency = three(efficient_memory=False)
+    with pytest.raises(ValueError, match="component a was added twice"):
+        residency.add("a", Model, CPU)
 
 
 # the plan
 
 
-def test_the_plan_adds_up_what_is_on_a_device_together():
-    sizes = {
-        "t5": (Size(4, 8), "cuda:0"),
-        "transformer": (Size(2, 5), "cuda:0"),
-        "vae": (Size(1, 1), "cuda:1"),
-    }
-    working = residency_module.FIXED_WORKING + residency_module.PICTURE_WORKING
-    assert plan_memory(sizes, False).peaks == {"cuda:0": 13 + working, "cuda:1": 1 + working}
-    efficient = plan_memory(sizes, True)
-    assert efficient.peaks["cuda:0"] == 8 + working
-    assert efficient.waiting == 13
-    assert plan_memory(sizes, False, batch_size=4, side=1024).peaks["cuda:1"] > 16 * (working - 2**29)
+def test_the_plan_of_a_run_is_that_of_its_components_and_loads_nothing():
+    residency = Residency(efficient_memory=True)
+    residency.add("t5", Model, CUDA, Size(4, 8))
+    residency.add("vae", Model, CPU, Size(1, 1))
+    plan = residency.plan()
+    assert [(row.component, row.size, row.device) for row in plan.rows] == [
+        ("t5", Size(4, 8), "cuda:0"),
+        ("vae", Size(1, 1), "cpu"),
+    ]
+    assert plan.peaks.keys() == {"cuda:0", "cpu"}
+    assert not residency.loads
 
 
 def test_a_device_with_less_free_memory_than_needed_is_named_with_the_way_out(monkeypatch):
@@ -290,33 +182,3 @@ def test_a_device_with_less_free_memory_than_needed_is_named_with_the_way_out(mo
     (line,) = residency.shortages()
     assert line == "cuda:0 has 10.5 GB free of about 11.1 GB needed: try --efficient_memory"
     assert not residency.shortages(side=64)
-
-
-def test_the_plan_names_every_component_also_those_of_unknown_size():
-    text = str(plan_memory({"t5": (Size(4_762_310_656, 9_524_621_312), "cpu"), "x": (None, "cpu")}, True))
-    assert "4,762 M" in text
-    assert "9.52 GB" in text
-    assert "x" in text
-    assert "peak of cpu" in text
-
-
-def test_a_model_stored_in_bf16_never_runs_in_fp16(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    assert choose_dtype("auto", CUDA) == torch.float16
-    assert choose_dtype("auto", CUDA, "BF16") == torch.bfloat16
-    assert choose_dtype("fp16", CUDA, "BF16") == torch.bfloat16
-
-
-@pytest.mark.parametrize(
-    ("error", "is_memory"),
-    [
-        (torch.OutOfMemoryError("CUDA"), True),
-        (MemoryError(), True),
-        (RuntimeError("MPS backend out of memory (MPS allocated: 18 GB)"), True),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), True),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
-    ],
-)
-def test_every_backends_way_to_be_out_of_memory_is_known(error, is_memory):
-    assert out_of_memory(error) == is_memory
