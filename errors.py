@@ -1,5 +1,8 @@
 """The failures a user can do something about."""
 
+import errno
+from pathlib import Path
+
 
 class InputError(Exception):
     """An argument or a file that the whole run needs is wrong.
@@ -21,4 +24,18 @@ class OutputError(Exception):
     """A result cannot be written: the disk is full, or a folder lost its permission.
 
     The run ends there, keeps what it has, and exits with 1; the same command goes on later.
+    """
+
+    @classmethod
+    def of(cls, file: Path, error: OSError) -> "OutputError":
+        """Say why a file cannot be written, and the way out."""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return cls(f"{file}: the disk is full; make room and run the same command again, it will go on")
+        return cls(f"{file}: cannot be written ({error.strerror or error})")
+
+
+class FileInUse(OutputError):
+    """A file stands open in a program that lets nobody replace it, as Windows viewers and Excel do.
+
+    Costs that one file, not the run.
     """

@@ -1,127 +1,29 @@
 """The chain: pictures -> state 0 -> [window -> prompt -> SR -> colour fix -> state] x N -> strip.
 
-Chain-of-Zoom (arXiv 2505.18600, section 3) is model-agnostic: the chain knows the prompt extractor and the
-SR backbone only by the two protocols below.
-
-A state is the PNG on disk, and every step reads the one before: so an interrupted run goes on with the same
-pixels. Work goes stage by stage over a group of pictures (all prompts, then all SR passes, then the next
-scale), so that a big model moves once a scale and not once a picture.
+Work goes stage by stage over a group of pictures (all prompts, then all SR passes, then the next scale), so
+that a big model moves once a scale and not once a picture.
 """
 
 import hashlib
-import logging
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, overload
 
 from PIL import Image
-from tqdm import tqdm
 
-from errors import InputError, OutputError, PictureError
+from errors import PictureError
 from machine.stage_times import StageTimes
-from prompts.extractors import Prompt, join_prompt
-from results.output_tree import OutputTree, read_state
-from results.pictures import read_picture
-from results.run_report import PictureRecord, RunReport, StepRecord
-from zoom import window
+from results.output_tree import OutputTree
+from results.run_report import PictureRecord
 from zoom.color_fix import fix_colors
-
-log = logging.getLogger(__name__)
-
-RESIZE_KINDS = {"nearest": Image.Resampling.NEAREST, "bicubic": Image.Resampling.BICUBIC}
-KINDS = (*RESIZE_KINDS, "onestep", "recursive", "recursive_multiscale")
-
-Result = TypeVar("Result")
-
-
-class PromptExtractor(Protocol):
-    """Says what pictures show."""
-
-    def __call__(
-        self, parents: Sequence[Image.Image] | None, inputs: Sequence[Image.Image]
-    ) -> Iterable[Prompt | PictureError]:
-        """Yield a prompt for every input, in order.
-
-        Args:
-            parents: the states that the inputs were cut from, whole; None to ask about the input alone.
-            inputs: the SR inputs, RGB, all of one size. Both are read from disk when they are indexed.
-        """
-        ...
-
-    def describe(self) -> dict[str, object]:
-        """Say what it is (JSON values): for run.json, and to tell runs of other settings apart."""
-        ...
-
-
-class SRBackbone(Protocol):
-    """Makes a crop larger, with detail."""
-
-    def __call__(
-        self,
-        crops: Sequence[Image.Image],
-        side: int,
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-        step: int = 1,
-    ) -> Iterable[Image.Image | PictureError]:
-        """Yield an RGB image of `side` pixels squared for every crop, in order.
-
-        Args:
-            crops: RGB squares in their own pixels, all of one size. Read from disk when they are indexed.
-            side: wanted side.
-            prompts: the words that steer, one a crop.
-            seeds: of each crop's own noise, below 2**63.
-            step: number of the step, from 1.
-        """
-        ...
-
-    def describe(self) -> dict[str, object]:
-        """Say what it is (JSON values): for run.json, and to tell runs of other settings apart."""
-        ...
-
-
-@dataclass(frozen=True)
-class ChainSettings:
-    """What the chain itself decides.
-
-    Attributes:
-        rec_type: one of `KINDS`.
-        rec_num: number of steps.
-        upscale: factor a step.
-        process_size: side of a state in pixels.
-        align_method: see `color_fix.fix_colors`.
-        prompt: the user's words.
-        seed: all noise derives from it, the picture's file name and the step.
-    """
-
-    rec_type: str = "recursive_multiscale"
-    rec_num: int = 4
-    upscale: int = 4
-    process_size: int = 512
-    align_method: str = "nofix"
-    prompt: str = ""
-    seed: int = 42
-
-    @property
-    def resizes_only(self) -> bool:
-        """No prompt and no SR backbone takes part."""
-        return self.rec_type in RESIZE_KINDS
-
-    @property
-    def from_first_state(self) -> bool:
-        """Every step's window is cut out of state 0."""
-        return self.resizes_only or self.rec_type == "onestep"
-
-    def window(self, step: int) -> window.Window:
-        """Return what step `step` looks at; InputError where that is less than a pixel."""
-        return window.step_window(self.process_size, self.upscale, step, self.from_first_state)
-
-    def window_of(self, step: int) -> int:
-        """Return the number of the state that step `step` looks at."""
-        return 0 if self.from_first_state else step - 1
+from zoom.isolate import fail, failing_alone, isolating_failures
+from zoom.protocols import Prompt, PromptExtractor, SRBackbone, StepInput, join_prompt
+from zoom.settings import ChainSettings
+from zoom.state_files import StateFiles
+from zoom.states import enlarge, step_input
+from zoom.window import Window
 
 
 def noise_seed(seed: int, file_name: str, step: int) -> int:
@@ -134,26 +36,17 @@ def noise_seed(seed: int, file_name: str, step: int) -> int:
     return int.from_bytes(hashlib.sha256(key).digest()[:8]) >> 1
 
 
-class ReadLate(Sequence[Image.Image]):
-    """The pictures' images, each read when it is asked for: a whole folder's would not fit into memory."""
+@dataclass
+class _InHand:
+    """A picture at work: its record, the state that its next step looks at, and that step's input."""
 
-    def __init__(
-        self, read: Callable[[PictureRecord], Image.Image], pictures: Sequence[PictureRecord]
-    ) -> None:
-        self._read = read
-        self._pictures = pictures
+    record: PictureRecord
+    state: Image.Image
+    input: StepInput | None = None
 
-    def __len__(self) -> int:
-        return len(self._pictures)
-
-    @overload
-    def __getitem__(self, index: int) -> Image.Image: ...
-    @overload
-    def __getitem__(self, index: slice) -> "ReadLate": ...
-    def __getitem__(self, index: int | slice) -> "Image.Image | ReadLate":
-        if isinstance(index, slice):
-            return ReadLate(self._read, self._pictures[index])
-        return self._read(self._pictures[index])
+    def step_input(self) -> StepInput:
+        assert self.input is not None, f"{self.record.name} has no input"
+        return self.input
 
 
 class Chain:
@@ -162,18 +55,19 @@ class Chain:
     Args:
         settings: see there.
         tree: where the results go.
-        report: what happened; its records say what an earlier run has already done.
         extractor, backbone: None only for kinds that just resize.
+        times: the chain's own stages.
         fixed_prompts: whole prompts by (label, step); where there is one, the extractor is not asked.
         save_prompts: also write txt/K.txt.
-        times: the chain's own stages.
+
+    Raises:
+        InputError: a step would look at less than a pixel.
     """
 
     def __init__(
         self,
         settings: ChainSettings,
         tree: OutputTree,
-        report: RunReport,
         extractor: PromptExtractor | None,
         backbone: SRBackbone | None,
         times: StageTimes,
@@ -182,292 +76,150 @@ class Chain:
     ) -> None:
         self.settings = settings
         self.tree = tree
-        self.report = report
         self.extractor = extractor
         self.backbone = backbone
         self.times = times
         self.fixed_prompts = fixed_prompts or {}
         self.save_prompts = save_prompts
+        self.files = StateFiles(settings, tree, times)
 
-    def run(self, pictures: Sequence[PictureRecord], group_size: int, bar: "tqdm[Any]") -> None:
+    def run(
+        self, pictures: Sequence[PictureRecord], group_size: int = 1
+    ) -> Iterator[tuple[PictureRecord, int]]:
         """Zoom into all pictures; what fails is noted in its record and the others go on.
 
         Args:
-            pictures: records, in the order to work in.
+            pictures: records, in the order to work in; changed in place.
             group_size: pictures that go through a scale together.
-            bar: moved by one for every step of every picture, also those already done or given up.
+
+        Yields:
+            Each picture that has come on, with the step that it is at: when it was taken up (step 0), when it
+            has a prompt or a state of that step, and when it has failed or is done.
 
         Raises:
             OutputError: the results cannot be written; everything so far is kept.
             InputError: a model cannot be loaded.
         """
         for start in range(0, len(pictures), group_size):
-            group = [
-                picture for picture in pictures[start : start + group_size] if not self._finished(picture)
-            ]
-            bar.update(self.settings.rec_num * (len(pictures[start : start + group_size]) - len(group)))
-            self._run_group(group, bar)
-            bar.set_description(f"{min(start + group_size, len(pictures))} of {len(pictures)} pictures")
-            self.report.save(now=False)
+            group = []
+            for picture in pictures[start : start + group_size]:
+                if not self.files.finished(picture):
+                    state = self.files.take_up(picture)
+                    if state is not None:
+                        group.append(_InHand(picture, state))
+                yield picture, 0
+            yield from self._run_group(group)
 
-    def _finished(self, picture: PictureRecord) -> bool:
-        if picture.status != "done":
-            return False
-        states = range(self.settings.rec_num + 1)
-        files = (place(picture.name, k) for k in states for place in (self.tree.state, self.tree.per_scale))
-        strips = (self.tree.strip(picture.name), self.tree.collected_strip(picture.name))
-        return all(file.exists() for file in (*files, *strips))
-
-    def _run_group(self, group: list[PictureRecord], bar: "tqdm[Any]") -> None:
-        left = {picture.name: self.settings.rec_num for picture in group}  # steps the bar still waits for
-
-        def advance(picture: PictureRecord, steps: int = 1) -> None:
-            bar.update(min(steps, left[picture.name]))
-            left[picture.name] -= steps
-            bar.set_postfix_str(picture.name, refresh=False)
-
-        for picture in group:
-            self._start(picture)
-            advance(picture, sum(step.done for step in picture.steps))
+    def _run_group(self, group: Sequence[_InHand]) -> Iterator[tuple[PictureRecord, int]]:
         for step in range(1, self.settings.rec_num + 1):
-            waiting = [picture for picture in group if not self._step_done(picture, step)]
+            at_work = [one for one in group if not (one.record.failed or one.record.steps[step - 1].done)]
             if self.settings.resizes_only:
-                results = self._resize(waiting, step)
+                results = self._resize(at_work, step)
             else:
-                self._ask_for_prompts(waiting, step)
-                results = self._super_resolve([p for p in waiting if p.status != "failed"], step)
+                for one in at_work:
+                    window = Window(*one.record.steps[step - 1].window)
+                    one.input = step_input(one.state, window, self.settings.asks_about_two_pictures)
+                for picture in self._ask_for_prompts(at_work, step):
+                    yield picture, step
+                results = self._super_resolve([one for one in at_work if not one.record.failed], step)
             for picture in results:
-                advance(picture)
-                self.report.save(now=False)
-        for picture in group:
-            self._finish(picture)
-            advance(picture, max(0, left[picture.name]))
+                yield picture, step
+        for one in group:
+            if not one.record.failed:
+                self.files.finish(one.record)
+                yield one.record, self.settings.rec_num
 
-    def _fail(self, picture: PictureRecord, error: PictureError) -> None:
-        picture.status, picture.failure = "failed", str(error)
-        log.info("%s: %s", picture.label, error)  # the command names all failures at the end
+    def _made(self, one: _InHand, step: int, state: Image.Image, since: float) -> None:
+        """Save a step's state, and hand it on to the next step: a PNG read back has the same pixels."""
+        self.files.save(one.record, step, state)
+        if not self.settings.from_first_state:
+            one.state = state
+        record = one.record.steps[step - 1]
+        record.seconds["save"] = round(time.perf_counter() - since, 3)
+        record.done = True
 
-    def _step_done(self, picture: PictureRecord, step: int) -> bool:
-        record = picture.step(step)
-        return picture.status == "failed" or (record is not None and record.done)
-
-    def _start(self, picture: PictureRecord) -> None:
-        """Make state 0, or check which states of an earlier run are good."""
-        side = self.settings.process_size
-        picture.status, picture.failure = "started", None
-        with self.times.stage("chain.read"):
-
-            def is_good(step: int) -> bool:
-                copied = self.tree.per_scale(picture.name, step).exists()
-                return copied and read_state(self.tree.state(picture.name, step), side) is not None
-
-            if picture.steps and is_good(0):
-                for record in picture.steps:
-                    if record.done and not is_good(record.step):
-                        record.done = False
-                    if not record.done:  # what comes after depends on it; the prompt itself is still right
-                        picture.forget_from(record.step + 1)
-                        break
-                return
-            picture.steps.clear()
-            try:
-                state = window.first_state(read_picture(Path(picture.file)), side)
-            except PictureError as error:
-                self._fail(picture, error)
-                return
-        with self.times.stage("chain.save"):
-            self._save_state(picture, 0, state)
-
-    def _save_state(self, picture: PictureRecord, step: int, state: Image.Image) -> None:
-        # the state itself last: what is on disk with it is complete
-        self.tree.write_image(
-            state, self.tree.per_scale(picture.name, step), self.tree.state(picture.name, step)
-        )
-
-    def _state(self, picture: PictureRecord, number: int) -> Image.Image:
-        state = read_state(self.tree.state(picture.name, number), self.settings.process_size)
-        if state is None:
-            raise PictureError(f"state {number} is gone or damaged: {self.tree.state(picture.name, number)}")
-        return state
-
-    def _crop(self, picture: PictureRecord, step: int) -> Image.Image:
-        state = self._state(picture, self.settings.window_of(step))
-        return state.crop(self.settings.window(step).box)
-
-    def _sr_input(self, picture: PictureRecord, step: int) -> Image.Image:
-        return window.enlarge(self._crop(picture, step), self.settings.process_size)
-
-    def _new_record(self, step: int) -> StepRecord:
-        window = self.settings.window(step)
-        return StepRecord(
-            step=step,
-            magnification=self.settings.upscale**step,
-            window=(window.left, window.top, window.side),
-            window_of=self.settings.window_of(step),
-        )
-
-    def _resize(self, pictures: Sequence[PictureRecord], step: int) -> Iterator[PictureRecord]:
+    def _resize(self, pictures: Sequence[_InHand], step: int) -> Iterator[PictureRecord]:
         """Make state `step` of every picture by resizing alone; yield each picture that has come on."""
-        resample = RESIZE_KINDS[self.settings.rec_type]
-        for picture in pictures:
-            record = self._new_record(step)
-            try:
-                with self.times.stage("chain.resize"):
-                    crop = self._crop(picture, step)
-                    state = window.enlarge(crop, self.settings.process_size, resample)
-            except PictureError as error:
-                self._fail(picture, error)
-                continue
-            start = time.perf_counter()
-            with self.times.stage("chain.save"):
-                self._save_state(picture, step, state)
-            record.seconds["save"] = round(time.perf_counter() - start, 3)
-            record.done = True
-            picture.steps.append(record)
-            yield picture
+        resample = Image.Resampling[self.settings.rec_type.upper()]
+        for one in pictures:
+            with self.times.stage("chain.resize"):
+                crop = one.state.crop(Window(*one.record.steps[step - 1].window).box)
+                state = enlarge(crop, self.settings.process_size, resample)
+            with self.times.stage("chain.save"), failing_alone(one.record):
+                self._made(one, step, state, time.perf_counter())
+            yield one.record
 
-    def _ask_for_prompts(self, pictures: Sequence[PictureRecord], step: int) -> None:
-        """Give every picture the record of this step, with its prompt."""
+    def _ask_for_prompts(self, pictures: Sequence[_InHand], step: int) -> Iterator[PictureRecord]:
+        """Give every picture a prompt for this step; yield each picture that was asked about."""
         asked = []
-        for picture in pictures:
-            if picture.step(step) is not None:  # an earlier run asked and did not come further
+        for one in pictures:
+            if one.record.steps[step - 1].prompt is not None:  # an earlier run asked and did not come further
                 continue
-            fixed = self.fixed_prompts.get((picture.label, step))
+            fixed = self.fixed_prompts.get((one.record.label, step))
             if fixed is None:
-                asked.append(picture)
+                asked.append(one)
             else:
-                self._set_prompt(picture, step, Prompt(fixed, "file"), fixed)
-        assert self.extractor is not None
+                self._set_prompt(one.record, step, Prompt(fixed, "file"), fixed)
         extractor = self.extractor
-        two_pictures = self.settings.rec_type == "recursive_multiscale"
-
-        def ask(batch: Sequence[PictureRecord]) -> Iterable[Prompt | PictureError]:
-            parents = (
-                ReadLate(lambda picture: self._state(picture, step - 1), batch) if two_pictures else None
-            )
-            return extractor(parents, ReadLate(lambda picture: self._sr_input(picture, step), batch))
-
+        assert extractor is not None
         start = time.perf_counter()
         answered = []
-        for picture, answer in _isolating_failures(ask, asked):
+        for one, answer in isolating_failures(
+            lambda batch: extractor([item.step_input() for item in batch]), asked
+        ):
             if isinstance(answer, PictureError):
-                self._fail(picture, answer)
-                continue
-            self._set_prompt(picture, step, answer, join_prompt(answer.text, self.settings.prompt))
-            answered.append(picture)
-            self.report.save(now=False)
-        self._share_seconds(answered, step, "prompt", time.perf_counter() - start)
+                fail(one.record, answer)
+            else:
+                whole = join_prompt(answer.text, self.settings.prompt)
+                self._set_prompt(one.record, step, answer, whole)
+                answered.append(one.record)
+            yield one.record
+        _share_seconds(answered, step, "prompt", time.perf_counter() - start)
 
     def _set_prompt(self, picture: PictureRecord, step: int, prompt: Prompt, whole: str) -> None:
-        record = self._new_record(step)
-        record.prompt, record.extracted, record.extractor = whole, prompt.text, prompt.extractor
+        record = picture.steps[step - 1]
+        if self.save_prompts:
+            with self.times.stage("chain.save"), failing_alone(picture):
+                self.tree.write(whole.encode(), self.tree.prompt(picture.name, step))
+        record.extracted, record.extractor = prompt.text, prompt.extractor
         record.raw, record.note = prompt.raw, prompt.note
         record.seed = noise_seed(self.settings.seed, Path(picture.file).name, step)
-        if self.save_prompts:
-            with self.times.stage("chain.save"):
-                self.tree.write(whole.encode(), self.tree.prompt(picture.name, step))
-        picture.steps.append(record)  # last: what has a record is not done again
+        record.prompt = whole  # last: a step that has a prompt is not asked about again
 
-    def _super_resolve(self, pictures: Sequence[PictureRecord], step: int) -> Iterator[PictureRecord]:
+    def _super_resolve(self, pictures: Sequence[_InHand], step: int) -> Iterator[PictureRecord]:
         """Make state `step` of every picture; yield each picture that has come on."""
-        assert self.backbone is not None
-        backbone, side = self.backbone, self.settings.process_size
+        backbone = self.backbone
+        assert backbone is not None
 
-        def enlarge(batch: Sequence[PictureRecord]) -> Iterable[Image.Image | PictureError]:
-            records = [_record(picture, step) for picture in batch]
-            return backbone(
-                ReadLate(lambda picture: self._crop(picture, step), batch),
-                side,
+        def enlarge_all(batch: Sequence[_InHand]) -> Iterator[Image.Image | PictureError]:
+            records = [one.record.steps[step - 1] for one in batch]
+            yield from backbone(
+                [one.step_input() for one in batch],
                 [record.prompt or "" for record in records],
                 [record.seed or 0 for record in records],
-                step=step,
+                step,
             )
 
         start = time.perf_counter()
         saving = 0.0
         enlarged = []
-        for picture, output in _isolating_failures(enlarge, pictures):
-            if isinstance(output, PictureError):
-                self._fail(picture, output)
-                continue
+        for one, output in isolating_failures(enlarge_all, pictures):
             since = time.perf_counter()
-            with self.times.stage("chain.save"):
-                try:
-                    crop = self._crop(picture, step)
-                    sr_input = window.enlarge(crop, side)
-                    state = fix_colors(self.settings.align_method, output, sr_input, crop)
-                except PictureError as error:  # the state was removed or damaged meanwhile
-                    self._fail(picture, error)
-                    continue
-                place = self.tree.sr_input(picture.name, step, self.settings.from_first_state)
-                self.tree.write_image(sr_input, place)
-                self._save_state(picture, step, state)
-            record = _record(picture, step)
-            record.seconds["save"] = round(time.perf_counter() - since, 3)
-            record.done = True
+            with self.times.stage("chain.save"), failing_alone(one.record):
+                if isinstance(output, PictureError):
+                    raise output
+                seen = one.step_input()
+                state = fix_colors(self.settings.align_method, output, seen.sr_input, seen.crop)
+                place = self.tree.sr_input(one.record.name, step, self.settings.from_first_state)
+                self.tree.write_image(seen.sr_input, place)
+                self._made(one, step, state, since)
+                enlarged.append(one.record)
+            one.input = None
             saving += time.perf_counter() - since
-            enlarged.append(picture)
-            yield picture
-        self._share_seconds(enlarged, step, "sr", time.perf_counter() - start - saving)
-
-    def _share_seconds(
-        self, pictures: Sequence[PictureRecord], step: int, stage: str, seconds: float
-    ) -> None:
-        for picture in pictures:
-            _record(picture, step).seconds[stage] = round(seconds / len(pictures), 3)
-
-    def _finish(self, picture: PictureRecord) -> None:
-        """Lay the states side by side, which completes the picture."""
-        if picture.status == "failed":
-            return
-        side, count = self.settings.process_size, self.settings.rec_num + 1
-        with self.times.stage("chain.save"):
-            strip = Image.new("RGB", (side * count, side))
-            try:
-                for number in range(count):
-                    strip.paste(self._state(picture, number), (side * number, 0))
-            except PictureError as error:
-                self._fail(picture, error)
-                return
-            self.tree.write_image(
-                strip, self.tree.strip(picture.name), self.tree.collected_strip(picture.name)
-            )
-        picture.status = "done"
-        log.info("%s: done", picture.label)
+            yield one.record
+        _share_seconds(enlarged, step, "sr", time.perf_counter() - start - saving)
 
 
-def _record(picture: PictureRecord, step: int) -> StepRecord:
-    record = picture.step(step)
-    assert record is not None, f"{picture.name} has no record of step {step}"
-    return record
-
-
-def _isolating_failures(
-    call: Callable[[Sequence[PictureRecord]], Iterable[Result | PictureError]],
-    pictures: Sequence[PictureRecord],
-) -> Iterator[tuple[PictureRecord, Result | PictureError]]:
-    """Yield a result for every picture, also when `call` raises for some of them.
-
-    Where it raises, the first picture without a result is tried alone, so that only the one at fault fails.
-    """
-    waiting = list(pictures)
-    alone = False
-    while waiting:
-        batch = waiting[:1] if alone else waiting
-        alone = False
-        try:
-            for picture, result in zip(batch, call(batch), strict=True):
-                waiting = waiting[1:]
-                yield picture, result
-        except (InputError, OutputError):
-            raise
-        except Exception as error:
-            log.debug("while working on %s", batch[0].label, exc_info=True)
-            if len(waiting) > 1 and len(batch) > 1:
-                alone = True
-                continue
-            failed = waiting.pop(0)
-            if not isinstance(error, PictureError):
-                reason = str(error).splitlines()[0] if str(error) else "no reason given"
-                error = PictureError(f"failed unexpectedly: {type(error).__name__}: {reason}")
-            yield failed, error
+def _share_seconds(pictures: Sequence[PictureRecord], step: int, stage: str, seconds: float) -> None:
+    for picture in pictures:
+        picture.steps[step - 1].seconds[stage] = round(seconds / len(pictures), 3)

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from conftest import PARITY
 from PIL import Image
-from tqdm import tqdm
 
-from errors import PictureError
+from errors import FileInUse, PictureError
 from machine.stage_times import StageTimes
-from prompts.extractors import Prompt
 from results.output_tree import OutputTree
-from results.run_report import PictureRecord, RunReport
-from zoom.chain import KINDS, Chain, ChainSettings, noise_seed
+from results.run_report import PictureRecord, StepRecord
+from zoom import state_files
+from zoom.chain import Chain, noise_seed
+from zoom.protocols import Prompt
+from zoom.settings import KINDS, ChainSettings
 
 NAMES = ["a", "b", "c"]
 
@@ -24,11 +25,11 @@ class Tagger:
     def __init__(self):
         self.calls = []
 
-    def __call__(self, parents, inputs):
+    def __call__(self, inputs):
         self.calls.append(len(inputs))
-        for index in range(len(inputs)):
-            brightness = int(np.asarray(inputs[index]).mean())
-            of = "" if parents is None else f" of {int(np.asarray(parents[index]).mean())}"
+        for one in inputs:
+            brightness = int(np.asarray(one.sr_input).mean())
+            of = "" if one.parent is None else f" of {int(np.asarray(one.parent).mean())}"
             yield Prompt(f"brightness {brightness}{of}", "tagger")
 
     def describe(self):
@@ -42,8 +43,8 @@ class Noise:
         self.refuses, self.raises = refuses, raises
         self.calls = []
 
-    def __call__(self, crops, side, prompts, seeds, step=1):
-        self.calls.append((step, len(crops)))
+    def __call__(self, inputs, prompts, seeds, step=1):
+        self.calls.append((step, len(inputs)))
         for index, prompt in enumerate(prompts):
             if seeds[index] in self.raises:
                 raise RuntimeError("the kernel says no\nand more")
@@ -51,9 +52,8 @@ class Noise:
                 yield PictureError("output is not finite")
                 continue
             generator = np.random.default_rng([seeds[index], len(prompt)])
-            values = np.asarray(crops[index].resize((side, side))) + generator.integers(
-                -9, 9, (side, side, 3)
-            )
+            seen = np.asarray(inputs[index].sr_input)
+            values = seen + generator.integers(-9, 9, seen.shape)
             yield Image.fromarray(values.clip(0, 255).astype(np.uint8))
 
     def describe(self):
@@ -76,11 +76,9 @@ def run(out: Path, records, backbone=None, extractor=None, group_size=1, fixed=N
     times = StageTimes()
     tree = OutputTree(out)
     tree.prepare()
-    report = RunReport(tree, {}, {}, times)
-    report.pictures = {record.name: record for record in records}
-    chain = Chain(settings, tree, report, extractor or Tagger(), backbone or Noise(), times, fixed)
-    with tqdm(total=len(records) * settings.rec_num, disable=True) as bar:
-        chain.run(records, group_size, bar)
+    chain = Chain(settings, tree, extractor or Tagger(), backbone or Noise(), times, fixed)
+    for _ in chain.run(records, group_size):
+        pass
     return tree
 
 
@@ -109,6 +107,89 @@ def test_pixels_depend_neither_on_order_nor_on_neighbours_nor_on_group_size(tmp_
         alone[record.name] = states(tree, record.name)
     together = run(tmp_path / "out", records[::-1], group_size=group_size)
     assert {name: states(together, name) for name in NAMES} == alone
+
+
+def test_the_chain_tells_every_picture_that_has_come_on(tmp_path, records):
+    settings = ChainSettings(rec_num=2, process_size=64)
+    backbone = Noise(refuses=[noise_seed(42, "b.png", 2)])
+    chain = Chain(settings, OutputTree(tmp_path / "out"), Tagger(), backbone, StageTimes())
+    told = [
+        (picture.name, step, picture.status, picture.steps_done) for picture, step in chain.run(records[:2])
+    ]
+    assert told == [
+        ("a", 0, "started", 0),
+        ("a", 1, "started", 0),  # has its prompt
+        ("a", 1, "started", 1),
+        ("a", 2, "started", 1),
+        ("a", 2, "started", 2),
+        ("a", 2, "done", 2),
+        ("b", 0, "started", 0),
+        ("b", 1, "started", 0),
+        ("b", 1, "started", 1),
+        ("b", 2, "started", 1),
+        ("b", 2, "failed", 1),
+    ]
+
+
+def test_the_extractor_the_backbone_and_the_saved_file_have_one_and_the_same_sr_input(tmp_path, records):
+    seen = []
+
+    class Watching(Tagger):
+        def __call__(self, inputs):
+            seen.extend(one.sr_input for one in inputs)
+            yield from super().__call__(inputs)
+
+    class Repainting(Noise):
+        def __call__(self, inputs, prompts, seeds, step=1):
+            seen.extend(one.sr_input for one in inputs)
+            yield from super().__call__(inputs, prompts, seeds, step)
+
+    tree = run(tmp_path / "out", records[:1], Repainting(), Watching(), rec_num=1)
+    asked, enlarged = seen
+    assert asked is enlarged
+    with Image.open(tree.sr_input("a", 1, from_first_state=False)) as saved:
+        assert np.array_equal(np.asarray(saved), np.asarray(asked))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_is_decoded_once_for_the_strip_and_never_for_the_next_step(
+    tmp_path, records, kind, monkeypatch
+):
+    decoded = []
+
+    def counting(file, side):
+        decoded.append(file.name)
+        return read_state(file, side)
+
+    read_state = state_files.read_state
+    monkeypatch.setattr(state_files, "read_state", counting)
+    run(tmp_path / "out", records[:1], rec_type=kind)
+    assert decoded == ["0.png", "1.png", "2.png"]
+
+
+def test_a_picture_whose_file_is_open_elsewhere_fails_and_the_others_go_on(tmp_path, records, monkeypatch):
+    write = OutputTree.write
+
+    def held(self, content, file):
+        if file.name == "2.png" and file.parent.name == "b":
+            raise FileInUse(f"{file}: is open in another program")
+        write(self, content, file)
+
+    monkeypatch.setattr(OutputTree, "write", held)
+    run(tmp_path / "out", records, group_size=3)
+    assert [record.status for record in records] == ["done", "failed", "done"]
+    assert "open in another program" in records[1].failure
+
+
+def test_windows_of_an_earlier_report_that_are_not_this_chains_are_not_followed(tmp_path, records):
+    tree = run(tmp_path / "out", records[:1])
+    before = states(tree, "a")
+    records[0].status = "started"
+    records[0].steps[1].window = (0, 0, 16)
+    backbone = Noise()
+    run(tmp_path / "out", records[:1], backbone)
+    assert backbone.calls == [(1, 1), (2, 1)], "made again from the picture on"
+    assert states(tree, "a") == before
 
 
 def test_noise_has_its_own_seed_for_every_picture_step_and_run():
@@ -191,8 +272,8 @@ def test_a_lost_file_of_a_finished_picture_is_made_again(tmp_path, records, lost
 
 def test_a_state_that_vanishes_while_its_step_runs_fails_the_picture_alone(tmp_path, records):
     class Thief(Noise):
-        def __call__(self, crops, side, prompts, seeds, step=1):
-            yield from super().__call__(crops, side, prompts, seeds, step)
+        def __call__(self, inputs, prompts, seeds, step=1):
+            yield from super().__call__(inputs, prompts, seeds, step)
             (tmp_path / "out" / "per-sample" / "a" / "1.png").unlink(missing_ok=True)
 
         def describe(self):
@@ -207,7 +288,8 @@ def test_a_state_without_a_record_is_made_again(tmp_path, records):
     """What a killed run did after its last report is not trusted."""
     tree = run(tmp_path / "out", records[:1])
     before = states(tree, "a")
-    records[0].forget_from(2)
+    record = records[0].steps[1]
+    records[0].steps[1] = StepRecord(record.step, record.magnification, record.window, record.window_of)
     records[0].status = "started"
     backbone = Noise()
     run(tmp_path / "out", records[:1], backbone)
@@ -232,7 +314,7 @@ def test_every_kind_writes_the_published_tree(tmp_path, kind):
     ]
     rec_num = 2 if kind == "onestep" else 3
     tree = run(tmp_path, inputs, group_size=2, rec_type=kind, rec_num=rec_num, process_size=128)
-    published = {Path("run.json")} | {path.relative_to(folder) for path in folder.rglob("*.*")}
+    published = {path.relative_to(folder) for path in folder.rglob("*.*")}
     for name in ("scene", "turned"):  # kept in tests/data for two of the runs only, to save space
         published |= {Path(f"per-scale/scale{k}/{name}.png") for k in range(rec_num + 1)}
         published |= {Path(f"recursive/{name}.png")}

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from zoom.color_fix import BACKPROJECT_TOLERANCE, adain, fix_colors, wavelet
-from zoom.window import enlarge
+from zoom.states import enlarge
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from errors import InputError, PictureError
-from zoom.window import centre_window, enlarge, first_state, step_window
+from zoom.states import enlarge, first_state
+from zoom.window import centre_window, step_window
 
 
 def noise(width: int, height: int) -> Image.Image:
