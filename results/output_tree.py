@@ -8,30 +8,34 @@ OUT/per-sample/NAME/NAME.png             states side by side
 OUT/per-scale/scaleK/NAME.png            state K of every picture
 OUT/recursive/NAME.png                   the strip again
 OUT/run.json, OUT/prompts.csv            what the run was and said
+OUT/.lock                                while a run writes here
 """
 
 import contextlib
-import errno
 import hashlib
 import io
 import logging
 import os
 import re
 import tempfile
+import time
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+import filelock
 from PIL import Image
 
-from errors import InputError, OutputError
+from errors import FileInUse, InputError, OutputError
 from results.pictures import Source
 
 log = logging.getLogger(__name__)
 
 # Everything is written under such a name first; a rerun sweeps up what a killed run left.
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".writing-", ".part"
+LOCK = ".lock"
+PATIENCE = (0.1, 0.3, 1.0)  # seconds between tries to replace a file that another program has open
 FOLDERS = ("per-sample", "per-scale", "recursive")
 
 _WINDOWS_DEVICES = {
@@ -162,27 +166,25 @@ class OutputTree:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep every other run out of this folder (where the system can lock folders; Windows cannot).
+        """Keep every other run out of this folder.
 
         Raises:
             InputError: another run is writing here.
         """
+        lock = filelock.FileLock(self.root / LOCK, blocking=False)
         try:
-            import fcntl
-        except ImportError:
-            yield
-            return
-        folder = os.open(self.root, os.O_RDONLY)
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise InputError(f"--output_dir {self.root}: another run is writing here") from error
+        except (OSError, NotImplementedError) as error:  # some network file systems
+            log.info("%s: cannot be locked (%s)", self.root, error)
         try:
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(f"--output_dir {self.root}: another run is writing here") from error
-            except OSError as error:  # some network file systems
-                log.info("%s: cannot be locked (%s)", self.root, error)
             yield
         finally:
-            os.close(folder)
+            if lock.is_locked:  # filelock refuses a lock on a file that is not there any more: nothing races
+                with contextlib.suppress(OSError):  # Windows removes no file that is open
+                    (self.root / LOCK).unlink()
+            lock.release()
 
     def sweep(self) -> None:
         """Remove the temporary files of a killed run. Only under `lock`: another run's are in use."""
@@ -228,19 +230,28 @@ class OutputTree:
         """Write a file so that it is there whole or not at all.
 
         Raises:
+            FileInUse: another program has the old one open, and keeps it (on Windows).
             OutputError: it cannot be written (disk full, no permission).
         """
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with _temporary(file.parent) as temporary:
                 temporary.write_bytes(content)
-                temporary.replace(file)
+                _replace(temporary, file)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise OutputError(
-                    f"{file}: the disk is full; make room and run the same command again, it will go on"
-                ) from error
-            raise OutputError(f"{file}: cannot be written ({error.strerror or error})") from error
+            raise OutputError.of(file, error) from error
+
+
+def _replace(temporary: Path, file: Path) -> None:
+    """Put a file in the place of another, patiently: viewers and virus scanners hold files for a moment."""
+    for pause in (*PATIENCE, None):
+        try:
+            temporary.replace(file)
+            return
+        except PermissionError as error:
+            if pause is None:
+                raise FileInUse(f"{file}: is open in another program; close it, and run again") from error
+            time.sleep(pause)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """run.json: what a run was asked, what it did, and how far it came. Resuming reads it back.
 
-schema          1
+schema          2
+version         of the program
 status          running, done, failed (some pictures failed), interrupted, stopped (could not go on)
 settings        what decides the pixels; a rerun into the same folder must agree with it
 environment     versions and the device; for information
@@ -22,7 +23,7 @@ from errors import InputError
 from machine.stage_times import StageTimes
 from results.output_tree import OutputTree
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass
@@ -34,8 +35,8 @@ class StepRecord:
         magnification: of this state against state 0.
         window: left, top and side of what the step looked at, in pixels of the state it was cut from.
         window_of: number of that state.
-        prompt: what steered the backbone, whole; null for kinds that only resize.
-        extracted, extractor, raw, note: see `prompts.extractors.Prompt`.
+        prompt: what steered the backbone, whole; null until somebody was asked, and where nobody is.
+        extracted, extractor, raw, note: see `zoom.protocols.Prompt`.
         seed: of the step's noise; null for kinds that only resize.
         seconds: by stage: prompt, sr, save; of a batch, its share.
         done: the state is on disk.
@@ -54,6 +55,11 @@ class StepRecord:
     seconds: dict[str, float] = field(default_factory=dict)
     done: bool = False
 
+    @property
+    def plan(self) -> tuple[object, ...]:
+        """What was known of the step before it began."""
+        return self.step, self.magnification, self.window, self.window_of
+
 
 @dataclass
 class PictureRecord:
@@ -66,7 +72,7 @@ class PictureRecord:
         sha256: of the file's content; null where it could not be read.
         status: pending, started, done or failed.
         failure: the reason in one line; null where there is none.
-        steps: what was done, in order.
+        steps: all of them in order, from when the picture is taken up.
     """
 
     name: str
@@ -77,13 +83,15 @@ class PictureRecord:
     failure: str | None = None
     steps: list[StepRecord] = field(default_factory=list)
 
-    def step(self, number: int) -> StepRecord | None:
-        """Return the record of step `number`, if there is one."""
-        return self.steps[number - 1] if number <= len(self.steps) else None
+    @property
+    def failed(self) -> bool:
+        """Whether it was given up."""
+        return self.status == "failed"
 
-    def forget_from(self, number: int) -> None:
-        """Drop the records of step `number` and of those after it."""
-        del self.steps[number - 1 :]
+    @property
+    def steps_done(self) -> int:
+        """Number of steps whose state is on disk."""
+        return sum(step.done for step in self.steps)
 
 
 class RunReport:
@@ -93,9 +101,15 @@ class RunReport:
     """
 
     def __init__(
-        self, tree: OutputTree, settings: dict[str, Any], environment: dict[str, Any], times: StageTimes
+        self,
+        tree: OutputTree,
+        version: str,
+        settings: dict[str, Any],
+        environment: dict[str, Any],
+        times: StageTimes,
     ) -> None:
         self.tree = tree
+        self.version = version
         self.settings = settings
         self.environment = environment
         self.times = times
@@ -119,6 +133,7 @@ class RunReport:
         content = {
             "schema": SCHEMA,
             "program": "chain-of-zoom",
+            "version": self.version,
             "status": self.status,
             "started": self.started,
             "finished": self.finished,
@@ -178,17 +193,3 @@ def _is_inside(name: str) -> bool:
     """Tell whether a picture's name stays inside the output tree: results of that name may be removed."""
     parts = PurePosixPath(name).parts
     return bool(parts) and not any(part in ("/", "..") or "\\" in part or ":" in part for part in parts)
-
-
-def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Name what differs between two nested settings: ``"chain.seed was 42, is 43"``."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for kind in ("backbone", "extractor"):  # where these differ, everything below them does
-            if isinstance(new.get(kind), str) and isinstance(old.get(kind), str) and old[kind] != new[kind]:
-                return differences(old[kind], new[kind], path)
-        return [
-            line
-            for key in sorted(old.keys() | new.keys())
-            for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-        ]
-    return [] if old == new else [f"{path} was {json.dumps(old)}, is {json.dumps(new)}"]

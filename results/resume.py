@@ -1,0 +1,102 @@
+"""Going on where an earlier run into the same folder stopped."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from checkpoints.hashing import sha256_of
+from errors import InputError
+from results.output_tree import FOLDERS, OutputTree, assign_names
+from results.pictures import Source
+from results.run_report import PictureRecord, load_report
+
+log = logging.getLogger(__name__)
+
+WAY_OUT = "give another --output_dir, or --overwrite to start anew"
+Records = dict[str, PictureRecord]
+
+
+def earlier_results(tree: OutputTree, settings: dict[str, Any]) -> Records:
+    """Read what earlier runs into the same folder have done, by name.
+
+    Args:
+        tree: the folder.
+        settings: what decides the pixels of this run.
+
+    Raises:
+        InputError: the folder holds results of other settings, or of another program.
+    """
+    old = load_report(tree.run_json)
+    if old is None:
+        for folder in FOLDERS:
+            if (tree.root / folder).exists():
+                raise InputError(f"{tree.root / folder}: results without a run.json; {WAY_OUT}")
+        return {}
+    changed = differences(old["settings"], settings)
+    if changed:
+        more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
+        raise InputError(f"{tree.root}: made with other settings: {'; '.join(changed[:3])}{more}; {WAY_OUT}")
+    return old["pictures"]
+
+
+def take_up(tree: OutputTree, sources: Sequence[Source], earlier: Records) -> list[PictureRecord]:
+    """Give every picture a record, the one of an earlier run where its file has not changed.
+
+    Args:
+        tree: the folder; results of pictures that have changed are removed from it.
+        sources: the pictures of this run.
+        earlier: from `earlier_results`; none where the run starts anew.
+    """
+    names = assign_names(sources, _names_taken(sources, earlier))
+    if not earlier:  # whatever lies under these names is no result of a run that is known
+        tree.remove(list(names.values()))
+    records = []
+    for source in sources:
+        name = names[source]
+        try:
+            sha256 = sha256_of(source.file)
+        except OSError:
+            sha256 = None  # reading it will fail, and say why
+        record = earlier.get(name)
+        if record is None or record.sha256 != sha256:
+            if record is not None:
+                log.info("%s: has changed since the earlier run, it is done again", source.label)
+                tree.remove([name])
+            record = PictureRecord(name, source.label, source.key, sha256)
+        record.label, record.file = source.label, source.key
+        records.append(record)
+    return records
+
+
+def remove_all(tree: OutputTree) -> None:
+    """Remove the results of all pictures that the folder's run.json names."""
+    try:
+        old = load_report(tree.run_json)
+    except InputError as error:
+        log.warning("%s", error)
+        return
+    if old:
+        tree.remove(list(old["pictures"]))
+
+
+def _names_taken(sources: Sequence[Source], earlier: Records) -> dict[str, str]:
+    """Return the names of earlier runs by file; a picture that was moved as a whole keeps its name."""
+    taken = {record.file: name for name, record in earlier.items()}
+    moved = {record.label: name for name, record in earlier.items() if not Path(record.file).exists()}
+    return taken | {source.key: moved[source.label] for source in sources if source.label in moved}
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Name what differs between two nested settings: ``"chain.seed was 42, is 43"``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for kind in ("backbone", "extractor"):  # where these differ, everything below them does
+            if isinstance(new.get(kind), str) and isinstance(old.get(kind), str) and old[kind] != new[kind]:
+                return differences(old[kind], new[kind], path)
+        return [
+            line
+            for key in sorted(old.keys() | new.keys())
+            for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if old == new else [f"{path} was {json.dumps(old)}, is {json.dumps(new)}"]
