@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from checkpoints.folders import refuse_differences
 from checkpoints.headers import TensorInfo, torch_file_info
 from errors import InputError
 
@@ -58,29 +59,16 @@ def check_vae_encoder(path: Path, encoder: Mapping[str, tuple[int, ...]], rank: 
         for name, info in content.items()
         if ".lora_" not in name
     }
-    loras = {name for layer in layers for name in (layer + A, layer + B)}
-    problems = [f"{name} missing" for name in sorted(loras - content.keys())]
-    problems += [
-        f"{name} unexpected"
-        for name in sorted(name for name in content if ".lora_" in name and name not in loras)
-    ]
-    problems += [f"{name} missing" for name in encoder if name not in shapes]
-    problems += [f"{name} unexpected" for name in shapes if name not in encoder]
-    problems += [
-        f"{name} is {shapes[name]} instead of {tuple(shape)}"
-        for name, shape in encoder.items()
-        if name in shapes and shapes[name] != tuple(shape)
-    ]
-    if not problems:
-        for layer in layers:
-            weight, down, up = encoder[f"{layer}.weight"], content[layer + A].shape, content[layer + B].shape
-            if down != (found, *weight[1:]) or up != (weight[0], found, *(1 for _ in weight[2:])):
-                problems.append(
-                    f"{layer}: factors {down} and {up} do not fit {tuple(weight)} at rank {found}"
-                )
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise InputError(f"{path}: does not fit this VAE's encoder: {'; '.join(problems[:3])}{more}")
+    factors: dict[str, tuple[int, ...]] = {}
+    for layer in layers:
+        weight = encoder.get(f"{layer}.weight", (0, 0))
+        factors[layer + A] = (found, *weight[1:])
+        factors[layer + B] = (weight[0], found, *(1 for _ in weight[2:]))
+    refuse_differences(
+        f"{path}: does not fit this VAE's encoder",
+        shapes | {name: info.shape for name, info in content.items() if ".lora_" in name},
+        {**encoder, **factors},
+    )
     return found
 
 

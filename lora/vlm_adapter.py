@@ -41,6 +41,7 @@ class VlmAdapter:
     """An adapter that was checked against its base model."""
 
     file: Path
+    config: Path
     scale: float  # alpha / r
     pairs: dict[str, tuple[str, str]]  # module's name in today's tree -> names of its lora_A and lora_B
 
@@ -101,7 +102,7 @@ def check_vlm_adapter(folder: Path, linears: Mapping[str, tuple[int, ...]]) -> V
                 f" {list(found[1])} x {list(found[0])} of rank {rank} does not fit"
             )
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    return VlmAdapter(file, scale, {name: (pair["A"], pair["B"]) for name, pair in keys.items()})
+    return VlmAdapter(file, config_path, scale, {name: (pair["A"], pair["B"]) for name, pair in keys.items()})
 
 
 def merge_vlm_adapter(model: "torch.nn.Module", adapter: VlmAdapter, dtype: "torch.dtype") -> None:

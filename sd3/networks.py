@@ -1,25 +1,11 @@
 """SD3's networks, each behind one plain call over tensors, loaded one by one and strictly.
 
-The seam between the SR backbone and its networks: six parts by name. Each is a callable; whatever has the
-same call can stand in for it (an int8 ONNX session, for one).
-
-============  ===============================================  ===============================================
-part          call                                             gives
-============  ===============================================  ===============================================
-text_enc_1    input_ids (B, 77) int64, CLIP-L's                penultimate hidden state (B, 77, 768),
-                                                               pooled projection (B, 768)
-text_enc_2    input_ids (B, 77) int64, CLIP-G's                the same of (B, 77, 1280) and (B, 1280)
-text_enc_3    input_ids (B, 512) int64, T5's, no mask          last hidden state (B, 512, 4096)
-transformer   latent (B, 16, h, w), timestep (B,),             velocity (B, 16, h, w)
-              prompt_embeds (B, 77 + 512, 4096),
-              pooled (B, 2048)
-vae_encoder   x (B, 3, 8h, 8w) in [-1, 1]                      moments (B, 32, h, w): mean, log-variance
-vae_decoder   z (B, 16, h, w), unscaled and shifted            picture (B, 3, 8h, 8w), about [-1, 1]
-============  ===============================================  ===============================================
+The seam between the SR backbone and its networks: the six parts of `sd3.spec`. Each is a callable;
+whatever has the same call can stand in for it (an int8 ONNX session, for one).
 
 Callers pass tensors on any device, floating-point ones in any dtype: a part moves them to where it computes
 and answers there, in its own dtype. Callers hold `torch.no_grad`. Loaders take the device and return the
-part: ``load(device) -> part``; `residency.Residency` calls them.
+part: ``load(device) -> part``; `machine.residency.Residency` calls them.
 """
 
 import logging
@@ -30,12 +16,14 @@ from typing import Any
 
 import torch
 
-from checkpoints.headers import TensorInfo
+from checkpoints.folders import ModelFiles, refuse_differences
 from errors import InputError
 from lora.sr_lora import merge_sr_lora, sr_lora_layers
 from lora.vae_encoder import merged_vae_encoder
-from machine.residency import Size, upcast_by_block
-from sd3.checkpoint import FOLDERS, SD3Checkpoint
+from machine.memory import Size
+from machine.upcast import upcast_by_block
+from sd3.checkpoint import SD3Checkpoint
+from sd3.spec import PARTS
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +31,6 @@ Loader = Callable[[torch.device], Callable[..., Any]]
 
 # Names that files of older library versions hold and that the networks build themselves.
 BUILT_IN = {"text_model.embeddings.position_ids"}
-# One tensor under two names; a file holds either or both.
-TIED = {"text_enc_3": {"shared.weight", "encoder.embed_tokens.weight"}}
 
 
 class Part(torch.nn.Module):
@@ -134,7 +120,7 @@ class VaeDecoder(Part):
         return self.model.decode(self.place(z), return_dict=False)[0]
 
 
-PARTS: dict[str, type[Part]] = {
+NETWORKS: dict[str, type[Part]] = {
     "text_enc_1": ClipEncoder,
     "text_enc_2": ClipEncoder,
     "text_enc_3": T5Encoder,
@@ -148,7 +134,7 @@ def build_on_meta(part: str, config: dict[str, Any]) -> Any:
     """Build a part's network without weights: every parameter on the meta device, nothing initialised.
 
     Args:
-        part: one of `PARTS`.
+        part: one of `sd3.spec.PARTS`.
         config: the part's config.json.
     """
     from accelerate import init_empty_weights
@@ -177,14 +163,12 @@ def build_on_meta(part: str, config: dict[str, Any]) -> Any:
     return vae
 
 
-def check_part(part: str, folder: Path, config: dict[str, Any], tensors: dict[str, TensorInfo]) -> Any:
+def check_part(part: str, files: ModelFiles) -> Any:
     """Check that the files' tensors are exactly those of the network that their config.json describes.
 
     Args:
-        part: one of `PARTS`.
-        folder: named in the message.
-        config: the folder's config.json.
-        tensors: names and shapes in the folder's weights files.
+        part: one of `sd3.spec.PARTS`.
+        files: of its folder.
 
     Returns:
         The network on the meta device.
@@ -192,21 +176,16 @@ def check_part(part: str, folder: Path, config: dict[str, Any], tensors: dict[st
     Raises:
         InputError: names what is missing, unexpected or of another shape.
     """
-    tied, other_half = TIED.get(part, set()), _other_half(part)
-    model = build_on_meta(part, config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: info.shape for name, info in tensors.items() if not name.startswith(other_half)}
-    missing = expected.keys() - found.keys() - (tied if tied & found.keys() else set())
-    problems = [f"{name} is missing" for name in sorted(missing)]
-    problems += [f"{name} is unexpected" for name in sorted(found.keys() - expected.keys() - BUILT_IN)]
-    problems += [
-        f"{name} is {found[name]} instead of {expected[name]}"
-        for name in sorted(expected.keys() & found.keys())
-        if found[name] != expected[name]
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise InputError(f"{folder}: weights do not fit config.json: {'; '.join(problems[:3])}{more}")
+    spec = PARTS[part]
+    model = build_on_meta(part, files.config)
+    found = {name: info.shape for name, info in files.tensors.items() if not name.startswith(spec.other_half)}
+    refuse_differences(
+        f"{files.folder}: weights do not fit config.json",
+        found,
+        {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
+        optional=spec.tied if spec.tied & found.keys() else (),
+        ignored=BUILT_IN,
+    )
     return model
 
 
@@ -222,7 +201,7 @@ def part_size(
         lora: whether the SR LoRA is merged into it; merged weights are in ``dtype``.
     """
     tensors = model.state_dict()
-    for name in TIED["text_enc_3"] & tensors.keys() - {"shared.weight"}:
+    for name in PARTS["text_enc_3"].tied & tensors.keys() - {"shared.weight"}:
         del tensors[name]  # the same memory
     keep_fp32 = _kept_in_fp32(model, dtype)
     width = (stored or dtype).itemsize
@@ -244,19 +223,18 @@ def load_part(
     Tensors are read one by one; on the CPU those already in the wanted dtype stay memory-mapped.
 
     Args:
-        part: one of `PARTS`.
-        checkpoint: from `sd3.checkpoint.check_sd3`.
+        part: one of `sd3.spec.PARTS`.
+        checkpoint: from `sd3.checkpoint.check_sd3`; its tensors were checked by `check_part`.
         device: where the part will compute.
         dtype: of the arithmetic, and of the weights.
         by_block: weights stay in the file's dtype and are cast a block at a time while it runs (the same
             numbers, less memory, slower).
 
     Raises:
-        InputError: tensors missing, unexpected or of another shape.
+        InputError: the files have changed since they were checked.
     """
-    files = checkpoint.parts[FOLDERS[part]]
-    folder = checkpoint.folder / FOLDERS[part]
-    model = check_part(part, folder, files.config, files.tensors)
+    files = checkpoint.files_of(part)
+    model = build_on_meta(part, files.config)
     keep_fp32 = _kept_in_fp32(model, dtype)
 
     def cast(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -273,14 +251,14 @@ def load_part(
     model.load_state_dict(state, strict=False, assign=True)
     empty = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
     if empty:
-        raise InputError(f"{folder}: {empty[0]} is in none of the files ({len(empty)} missing)")
+        raise InputError(f"{files.folder}: {empty[0]} is in none of the files ({len(empty)} missing)")
     model.requires_grad_(False).to(device)  # buffers that no file holds follow the weights
     if part == "transformer" and checkpoint.lora_path is not None:
         layers = merge_sr_lora(model, checkpoint.lora_path, dtype)
         logger.info("merged the SR LoRA into %d layers of the transformer", layers)
     if by_block:
         upcast_by_block(model, dtype)
-    return PARTS[part](model, dtype)
+    return NETWORKS[part](model, dtype)
 
 
 def _kept_in_fp32(model: torch.nn.Module, dtype: torch.dtype) -> Callable[[str], bool]:
@@ -297,9 +275,3 @@ def _read(files: Iterable[Path], names: set[str], device: torch.device) -> Itera
             for name in file.keys():  # noqa: SIM118 (not a dict)
                 if name in names:
                     yield name, file.get_tensor(name)
-
-
-def _other_half(part: str) -> tuple[str, ...]:
-    """Prefixes of the names in the VAE's file that belong to its other half."""
-    halves = {"vae_encoder": ("decoder.", "post_quant_conv."), "vae_decoder": ("encoder.", "quant_conv.")}
-    return halves.get(part, ())

@@ -1,0 +1,117 @@
+"""SD3's six parts in a machine's residency: each read at its first use, in the precision of its device."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from errors import InputError
+from machine.machine import Machine
+from machine.memory import Size
+from sd3.checkpoint import SD3Checkpoint
+from sd3.networks import Loader, Part, check_part, load_part, part_size
+from sd3.spec import PARTS, TEXT_PARTS, VAE_PARTS
+from sd3.tiles import tile_vae
+from zoom.settings import Tiles
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # as safetensors names them
+
+
+class ResidentParts:
+    """SD3's parts by name, or what stands in for them.
+
+    Attributes:
+        dtypes: of each part's arithmetic. Under fp16 the VAE computes in fp32, because SD3's leaves fp16's
+            range.
+    """
+
+    def __init__(
+        self,
+        checkpoint: SD3Checkpoint,
+        machine: Machine,
+        tiles: Tiles,
+        stand_ins: Mapping[str, tuple[Loader, Size]],
+        xformers: bool,
+    ) -> None:
+        """Check every tensor's name and shape and register the parts; nothing big is read yet.
+
+        Args:
+            checkpoint: checked; lacks the weights of parts that something stands in for.
+            machine: whose residency gets them.
+            tiles: sizes beyond which networks work tile by tile.
+            stand_ins: loaders of callables that take the place of parts, and their sizes, by part name.
+            xformers: use xformers' attention in the transformer where it can.
+
+        Raises:
+            InputError: weights do not fit their config.json, or tiles are too large for the transformer.
+        """
+        self._checkpoint, self._machine, self._tiles, self._xformers = checkpoint, machine, tiles, xformers
+        config = checkpoint.transformer_config
+        largest = config["pos_embed_max_size"] * config["patch_size"]
+        if tiles.latent > largest:
+            raise InputError(f"--latent_tiled_size {tiles.latent}: this transformer takes {largest} at most")
+        devices = machine.devices
+        self.dtypes = dict.fromkeys(TEXT_PARTS, machine.dtype(devices.text))
+        self.dtypes["transformer"] = sr_dtype = machine.dtype(devices.sr)
+        self.dtypes |= dict.fromkeys(VAE_PARTS, torch.float32 if sr_dtype == torch.float16 else sr_dtype)
+        for part in PARTS:
+            device = devices.text if part in TEXT_PARTS else devices.sr
+            if part in stand_ins:
+                load, size = stand_ins[part]
+                machine.residency.add(part, load, device, size)
+                continue
+            files = checkpoint.files_of(part)
+            stored = DTYPES[files.dtype] if self._by_block(part, device) else None
+            lora = part == "transformer" and checkpoint.lora_path is not None
+            size = part_size(check_part(part, files), self.dtypes[part], stored, lora)
+            machine.residency.add(part, self._loader(part), device, size)
+
+    def _by_block(self, part: str, device: torch.device) -> bool:
+        """Whether a part's weights stay as the file has them, to be cast a block at a time.
+
+        Without an accelerator: in fp32, T5 and the transformer would not fit a laptop's memory (27 GB), and
+        weights that stay memory-mapped are there at once. The VAE is small.
+        """
+        exact = part not in VAE_PARTS and self.dtypes[part] == torch.float32
+        return exact and self._machine.efficient_memory and device.type == "cpu"
+
+    def _loader(self, part: str) -> Loader:
+        def load(device: torch.device) -> Part:
+            by_block = self._by_block(part, device)
+            loaded = load_part(part, self._checkpoint, device, self.dtypes[part], by_block)
+            if part == "transformer" and self._xformers:
+                _use_xformers(loaded.model)
+            if part in VAE_PARTS:
+                tile_vae(loaded.model, part, self._tiles)
+            return loaded
+
+        return load
+
+    @contextmanager
+    def use(self, part: str, exact: bool = False) -> Iterator[Callable[..., Any]]:
+        """Give a part's call on its device for the length of a with block.
+
+        Args:
+            part: one of `sd3.spec.PARTS`.
+            exact: arithmetic in fp32, whatever the dtype of the weights.
+        """
+        with self._machine.residency.use(part) as call:
+            if exact and isinstance(call, Part):
+                with call.in_fp32():
+                    yield call
+            else:
+                yield call
+
+
+def _use_xformers(transformer: Any) -> None:
+    try:
+        if transformer.device.type != "cuda":
+            raise ValueError("it is for CUDA devices only")
+        transformer.enable_xformers_memory_efficient_attention()
+    except Exception as error:  # whatever it has against this torch or this GPU
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        logger.warning("xformers' attention is not available (%s); PyTorch's own is used", reason)
