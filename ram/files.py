@@ -5,15 +5,14 @@ Facts: the released ``ram_swin_large_14m.pth`` (huggingface.co/xinyu1205/recogni
 (github.com/xinyu1205/recognize-anything, ``ram/data``). Sizes are read from the checkpoint's shapes.
 """
 
-import hashlib
 import logging
 import math
 import re
-import zipfile
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from checkpoints.folders import Shape, refuse_differences
+from checkpoints.hashing import checkpoint_sha256, sha256_of
 from checkpoints.headers import TensorInfo, torch_file_info
 from errors import InputError
 
@@ -25,11 +24,9 @@ RELEASED_THRESHOLDS = "b6f81d0de1bc7f9c251af512c413eae976c77dbfbadf700d4e3d90510
 
 # Parts of a RAM checkpoint that tagging does not need: the caption decoder, the caption's own
 # encoder, and tables that follow from the window size.
-_RAM_UNUSED = re.compile(r"(tag_encoder|text_decoder)\..*|.*\.(relative_position_index|attn_mask)")
+RAM_UNUSED = re.compile(r"(tag_encoder|text_decoder)\..*|.*\.(relative_position_index|attn_mask)")
 # DAPE's updates of the parts that tagging does not need.
 _DAPE_UNUSED = re.compile(r"(tag_encoder|text_decoder)\..*\.lora_[AB]")
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -62,12 +59,11 @@ def current_name(name: str) -> str:
     return name.replace("vision_multi.", "tagging_head.", 1)
 
 
-def read_ram_size(path: Path) -> RamSize:
-    """Read a network's sizes from a RAM file, and check that every needed tensor is there.
+def read_ram_size(path: Path) -> tuple[RamSize, dict[str, Shape]]:
+    """Read a network's sizes from a RAM file, and the shapes of its tensors by today's names.
 
     Raises:
-        InputError: no PyTorch file; a needed tensor is missing or has a shape that does not fit the
-            others; or a tensor is there that RAM does not have.
+        InputError: no PyTorch file, or not RAM's.
     """
     content = torch_file_info(path)
     shapes = _shapes(content.get("model") if isinstance(content, dict) else None)
@@ -97,93 +93,38 @@ def read_ram_size(path: Path) -> RamSize:
         raise InputError(
             f"{path}: not a RAM checkpoint (its network is not under 'model'): give ram_swin_large_14m.pth"
         ) from error
-    needed = needed_shapes(size)
-    unexpected = [n for n in shapes if n not in needed and not _RAM_UNUSED.fullmatch(n)]
-    _compare(f"{path}: not a whole RAM checkpoint", shapes, needed, unexpected, "fetch it again")
-    return size
+    return size, shapes
 
 
-def needed_shapes(size: RamSize) -> dict[str, Shape]:
-    """Shape of every tensor that tagging needs, by its name in the released file (366 for Swin-L)."""
-    needed: dict[str, Shape] = {"label_embed": (size.tags, size.label_dim)}
-
-    def linear(name: str, outputs: int, inputs: int) -> None:
-        needed[f"{name}.weight"], needed[f"{name}.bias"] = (outputs, inputs), (outputs,)
-
-    def norm(name: str, width: int) -> None:
-        needed[f"{name}.weight"], needed[f"{name}.bias"] = (width,), (width,)
-
-    needed["visual_encoder.patch_embed.proj.weight"] = (size.embed_dim, 3, 4, 4)
-    needed["visual_encoder.patch_embed.proj.bias"] = (size.embed_dim,)
-    norm("visual_encoder.patch_embed.norm", size.embed_dim)
-    for stage, (depth, heads) in enumerate(zip(size.depths, size.heads, strict=True)):
-        width = size.embed_dim * 2**stage
-        at = f"visual_encoder.layers.{stage}"
-        for block in range(depth):
-            norm(f"{at}.blocks.{block}.norm1", width)
-            needed[f"{at}.blocks.{block}.attn.relative_position_bias_table"] = (
-                (2 * size.window - 1) ** 2,
-                heads,
-            )
-            linear(f"{at}.blocks.{block}.attn.qkv", 3 * width, width)
-            linear(f"{at}.blocks.{block}.attn.proj", width, width)
-            norm(f"{at}.blocks.{block}.norm2", width)
-            linear(f"{at}.blocks.{block}.mlp.fc1", 4 * width, width)
-            linear(f"{at}.blocks.{block}.mlp.fc2", width, 4 * width)
-        if stage + 1 < len(size.depths):
-            needed[f"{at}.downsample.reduction.weight"] = (2 * width, 4 * width)
-            norm(f"{at}.downsample.norm", 4 * width)
-    norm("visual_encoder.norm", size.features)
-
-    linear("image_proj", size.label_dim, size.features)
-    linear("wordvec_proj", size.hidden, size.label_dim)
-    for layer in range(size.head_layers):
-        at = f"tagging_head.encoder.layer.{layer}"
-        linear(f"{at}.crossattention.self.query", size.hidden, size.hidden)
-        linear(f"{at}.crossattention.self.key", size.hidden, size.label_dim)
-        linear(f"{at}.crossattention.self.value", size.hidden, size.label_dim)
-        linear(f"{at}.crossattention.output.dense", size.hidden, size.hidden)
-        norm(f"{at}.crossattention.output.LayerNorm", size.hidden)
-        linear(f"{at}.intermediate.dense", size.feed_forward, size.hidden)
-        linear(f"{at}.output.dense", size.hidden, size.feed_forward)
-        norm(f"{at}.output.LayerNorm", size.hidden)
-    linear("fc", 1, size.hidden)
-    return needed
-
-
-def dape_targets(size: RamSize) -> dict[str, list[str]]:
+def dape_targets(size: RamSize) -> dict[str, tuple[list[str], Shape]]:
     """Which of DAPE's LoRA pairs change which of RAM's weights.
 
     Returns:
-        For each changed tensor of RAM (``*.weight``) the prefixes of the pairs that are added to it.
-        Two for the tagging head: the published code ties ``tag_encoder``'s cross-attention to it, so
+        For each changed tensor of RAM (``*.weight``) the prefixes of the pairs that are added to it, and its
+        shape. Two for the tagging head: the published code ties ``tag_encoder``'s cross-attention to it, so
         updates of both land in the one weight.
     """
-    targets = {}
+    targets: dict[str, tuple[list[str], Shape]] = {}
     for stage, depth in enumerate(size.depths):
+        width = size.embed_dim * 2**stage
         for block in range(depth):
             name = f"visual_encoder.layers.{stage}.blocks.{block}.attn.qkv"
-            targets[f"{name}.weight"] = [name]
+            targets[f"{name}.weight"] = [name], (3 * width, width)
     for layer in range(size.head_layers):
-        for part in ("query", "key"):
+        for part, inputs in (("query", size.hidden), ("key", size.label_dim)):
             name = f"encoder.layer.{layer}.crossattention.self.{part}"
-            targets[f"tagging_head.{name}.weight"] = [f"tagging_head.{name}", f"tag_encoder.{name}"]
+            pairs = [f"tagging_head.{name}", f"tag_encoder.{name}"]
+            targets[f"tagging_head.{name}.weight"] = pairs, (size.hidden, inputs)
     return targets
 
 
-def check_dape(path: Path, size: RamSize) -> None:
-    """Check that a DAPE file's pairs are whole and made for a RAM of this size.
-
-    Raises:
-        InputError: no PyTorch file; or a pair is missing, has another RAM's shape, or belongs to no
-            part of RAM.
-    """
+def _check_dape(path: Path, size: RamSize) -> None:
+    """Check that a DAPE file's pairs are whole and made for a RAM of this size; InputError where not."""
     shapes = _shapes(torch_file_info(path))
-    ram = needed_shapes(size)
-    rank = shapes.get("visual_encoder.layers.0.blocks.0.attn.qkv.lora_B", (0, 0))[-1]
+    first = shapes.get("visual_encoder.layers.0.blocks.0.attn.qkv.lora_B", ())
+    rank = first[-1] if first else 0
     needed: dict[str, Shape] = {}
-    for target, pairs in dape_targets(size).items():
-        outputs, inputs = ram[target]
+    for pairs, (outputs, inputs) in dape_targets(size).values():
         for pair in pairs:
             if pair.endswith(".qkv"):  # one pair for query and one for value, stacked; key has none
                 needed[f"{pair}.lora_A"] = (2 * rank, inputs)
@@ -191,9 +132,12 @@ def check_dape(path: Path, size: RamSize) -> None:
             else:
                 needed[f"{pair}.lora_A"] = (rank, inputs)
                 needed[f"{pair}.lora_B"] = (outputs, rank)
-    unexpected = [name for name in shapes if name not in needed and not _DAPE_UNUSED.fullmatch(name)]
-    _compare(
-        f"{path}: not a DAPE file for this RAM", shapes, needed, unexpected, "give the DAPE.pth that fits it"
+    refuse_differences(
+        f"{path}: not a DAPE file for this RAM",
+        shapes,
+        needed,
+        ignored=[name for name in shapes if _DAPE_UNUSED.fullmatch(name)],
+        way_out="give the DAPE.pth that fits it",
     )
 
 
@@ -228,43 +172,63 @@ def read_thresholds(path: Path, count: int) -> list[float]:
     return thresholds
 
 
-def check_ram_files(
-    ram_path: Path, ram_ft_path: Path | None, tags_path: Path, thresholds_path: Path
-) -> RamSize:
-    """Check RAM's files as far as can be known without reading a weight, in well under a second.
+@dataclass(frozen=True)
+class RamFiles:
+    """A tagger's four files, checked as far as can be known without reading a weight.
 
-    Logs a warning where DAPE is not given (plain RAM then tags), or a list is not the released one.
+    Attributes:
+        ram: RAM's weights.
+        dape: DAPE, or None for plain RAM.
+        lists: the tag list and the thresholds.
+        size: of the network.
+        shapes: of RAM's tensors, by today's names.
+        tags: what the network's outputs mean, in order.
+        thresholds: what a tag's probability must exceed.
+    """
+
+    ram: Path
+    dape: Path | None
+    lists: tuple[Path, Path]
+    size: RamSize
+    shapes: dict[str, Shape] = field(repr=False)
+    tags: list[str] = field(repr=False)
+    thresholds: list[float] = field(repr=False)
+
+    def describe(self) -> dict[str, object]:
+        """Identify the files by content and not by place, for run.json.
+
+        Raises:
+            InputError: a file cannot be read any more.
+        """
+        files = {"ram": self.ram, "dape": self.dape, "tags": self.lists[0], "thresholds": self.lists[1]}
+        try:
+            return {
+                name: path and {"file": path.name, "sha256": checkpoint_sha256(path)}
+                for name, path in files.items()
+            }
+        except OSError as error:
+            raise InputError(f"{error.filename}: cannot be read any more ({error.strerror})") from None
+
+
+def check_ram_files(ram: Path, dape: Path | None, tags_path: Path, thresholds_path: Path) -> RamFiles:
+    """Check RAM's files as far as can be known from headers, in well under a second, without torch.
+
+    Logs a warning where DAPE is not given (plain RAM then tags), or a list is not the released one. Whether
+    RAM is whole, `ram.model.build_tagger` tells, which knows the network.
 
     Raises:
         InputError: a file is missing, broken, or does not fit the others.
     """
-    size = read_ram_size(ram_path)
-    if ram_ft_path is None:
+    size, shapes = read_ram_size(ram)
+    if dape is None:
         logger.warning("no DAPE given: plain RAM tags the pictures (--ram_ft_path DAPE.pth for DAPE)")
     else:
-        check_dape(ram_ft_path, size)
-    for path, expected, read in (
-        (tags_path, RELEASED_TAG_LIST, read_tags),
-        (thresholds_path, RELEASED_THRESHOLDS, read_thresholds),
-    ):
-        read(path, size.tags)
-        if size.tags == RELEASED_TAGS and hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+        _check_dape(dape, size)
+    tags, thresholds = read_tags(tags_path, size.tags), read_thresholds(thresholds_path, size.tags)
+    for path, released in ((tags_path, RELEASED_TAG_LIST), (thresholds_path, RELEASED_THRESHOLDS)):
+        if size.tags == RELEASED_TAGS and sha256_of(path) != released:
             logger.warning("%s is not RAM's released list: its lines are taken as they are", path)
-    return size
-
-
-def fingerprint(path: Path) -> str:
-    """Tell one .pth file's content from another's in milliseconds, whatever its size.
-
-    Returns:
-        sha256, in hexadecimal, of the zip archive's table of entries (name, bytes, CRC-32 of each
-        tensor); not the sha256 of the file, which takes 20 seconds for RAM.
-    """
-    digest = hashlib.sha256()
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            digest.update(f"{entry.filename} {entry.file_size} {entry.CRC}\n".encode())
-    return digest.hexdigest()
+    return RamFiles(ram, dape, (tags_path, thresholds_path), size, shapes, tags, thresholds)
 
 
 def _shapes(header: object) -> dict[str, Shape]:
@@ -283,26 +247,3 @@ def _read_lines(path: Path, count: int, what: str) -> list[str]:
     if len(lines) != count:
         raise InputError(f"{path}: {len(lines)} {what}, but this RAM has {count} tags: give its own file")
     return [line.strip() for line in lines]
-
-
-def _compare(
-    problem: str,
-    shapes: Mapping[str, Shape],
-    needed: Mapping[str, Shape],
-    unexpected: Collection[str],
-    way_out: str,
-) -> None:
-    """Raise InputError where tensors are missing, unexpected or of another shape; name the first ones."""
-    missing = [name for name in needed if name not in shapes]
-    other = [
-        f"{name} is {list(shapes[name])} instead of {list(shape)}"
-        for name, shape in needed.items()
-        if name in shapes and shapes[name] != shape
-    ]
-    faults = [
-        f"{len(names)} {what}: {', '.join(list(names)[:2])}{' ...' if len(names) > 2 else ''}"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", other))
-        if names
-    ]
-    if faults:
-        raise InputError(f"{problem} ({'; '.join(faults)}): {way_out}")

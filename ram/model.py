@@ -17,32 +17,33 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import SwinConfig, SwinModel
 
-from ram.files import RamSize, check_dape, current_name, dape_targets, needed_shapes, read_ram_size
+from checkpoints.folders import refuse_differences
+from errors import InputError
+from ram.files import RAM_UNUSED, RamFiles, RamSize, current_name, dape_targets
 
 HEADS = 4  # attention heads of the tagging head: the one size that no tensor's shape tells
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# From a name in RAM's file to the same tensor's name in `RamTagger`, applied one after the other.
+# From a tensor's name in `RamTagger` to its name in RAM's file, applied one after the other.
 _RENAMES = [
-    (r"^visual_encoder\.layers\.", "swin.encoder.layers."),
-    (r"^visual_encoder\.patch_embed\.proj\.", "swin.embeddings.patch_embeddings.projection."),
-    (r"^visual_encoder\.patch_embed\.norm\.", "swin.embeddings.norm."),
-    (r"^visual_encoder\.norm\.", "swin.layernorm."),
-    (r"\.norm1\.", ".layernorm_before."),
-    (r"\.norm2\.", ".layernorm_after."),
-    (r"\.attn\.relative", ".attention.self.relative"),
-    (r"\.attn\.qkv\.", ".attention.self.qkv."),
-    (r"\.attn\.proj\.", ".attention.output.dense."),
-    (r"\.mlp\.fc1\.", ".intermediate.dense."),
-    (r"\.mlp\.fc2\.", ".output.dense."),
-    (r"^tagging_head\.encoder\.layer\.", "head."),
-    (r"\.crossattention\.self\.", "."),
-    (r"\.crossattention\.output\.dense\.", ".attended."),
-    (r"\.crossattention\.output\.LayerNorm\.", ".attended_norm."),
-    (r"^(head\.\d+)\.intermediate\.dense\.", r"\1.widen."),
-    (r"^(head\.\d+)\.output\.dense\.", r"\1.narrow."),
-    (r"^(head\.\d+)\.output\.LayerNorm\.", r"\1.narrow_norm."),
+    (r"^swin\.encoder\.layers\.", "visual_encoder.layers."),
+    (r"^swin\.embeddings\.patch_embeddings\.projection\.", "visual_encoder.patch_embed.proj."),
+    (r"^swin\.embeddings\.norm\.", "visual_encoder.patch_embed.norm."),
+    (r"^swin\.layernorm\.", "visual_encoder.norm."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.attention\.self\.(query|key|value)\.", ".attn.qkv."),
+    (r"\.attention\.self\.", ".attn."),
+    (r"\.attention\.output\.dense\.", ".attn.proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+    (r"^head\.(\d+)\.(query|key|value)\.", r"tagging_head.encoder.layer.\1.crossattention.self.\2."),
+    (r"^head\.(\d+)\.attended\.", r"tagging_head.encoder.layer.\1.crossattention.output.dense."),
+    (r"^head\.(\d+)\.attended_norm\.", r"tagging_head.encoder.layer.\1.crossattention.output.LayerNorm."),
+    (r"^head\.(\d+)\.widen\.", r"tagging_head.encoder.layer.\1.intermediate.dense."),
+    (r"^head\.(\d+)\.narrow\.", r"tagging_head.encoder.layer.\1.output.dense."),
+    (r"^head\.(\d+)\.narrow_norm\.", r"tagging_head.encoder.layer.\1.output.LayerNorm."),
 ]
 
 
@@ -136,43 +137,59 @@ def tags_on(logits: Tensor, tags: Sequence[str], thresholds: Sequence[float]) ->
     return [", ".join(tag for tag, is_on in zip(tags, row, strict=True) if is_on) for row in on.tolist()]
 
 
-def load_ram(ram_path: Path, ram_ft_path: Path | None, device: torch.device, dtype: torch.dtype) -> RamTagger:
+def build_tagger(files: RamFiles) -> RamTagger:
+    """Build the network without weights, and check that the file has every tensor of it and no other.
+
+    Returns:
+        Every parameter on the meta device.
+
+    Raises:
+        InputError: names what is missing, unexpected or of another shape.
+    """
+    try:
+        with init_empty_weights(include_buffers=False):  # no random initialisation, no memory
+            tagger = RamTagger(files.size)
+    except ValueError as error:  # heads that do not divide a width
+        raise InputError(f"{files.ram}: not a whole RAM checkpoint ({error}): fetch it again") from None
+    shapes = tagger.state_dict()
+    expected = {
+        name: (sum(shapes[part].shape[0] for part in parts), *shapes[parts[0]].shape[1:])
+        for name, parts in _by_name_in_file(tagger).items()
+    }
+    refuse_differences(
+        f"{files.ram}: not a whole RAM checkpoint",
+        files.shapes,
+        expected,
+        ignored=[name for name in files.shapes if RAM_UNUSED.fullmatch(name)],
+        way_out="fetch it again",
+    )
+    return tagger
+
+
+def load_ram(files: RamFiles, device: torch.device, dtype: torch.dtype) -> RamTagger:
     """Load RAM, with DAPE merged into it in float32, in eval mode.
 
     The files are mapped into memory and only the needed tensors are read, one at a time: of the
     released 5.6 GB (optimizer and caption parts included) about 0.85 GB.
 
-    Args:
-        ram_path: ``ram_swin_large_14m.pth``, or another RAM of the same kind.
-        ram_ft_path: ``DAPE.pth``; None for plain RAM.
-
     Raises:
-        InputError: a file is broken, lacks a needed tensor, or the two do not fit.
+        InputError: RAM's file lacks a needed tensor.
     """
-    size = read_ram_size(ram_path)
-    weights = {current_name(name): tensor for name, tensor in _map(ram_path)["model"].items()}
-    targets: dict[str, list[str]] = {}
-    if ram_ft_path is not None:
-        check_dape(ram_ft_path, size)
-        targets, pairs = dape_targets(size), _map(ram_ft_path)
-
-    with init_empty_weights(include_buffers=False):  # no random initialisation, no memory
-        tagger = RamTagger(size)
+    tagger = build_tagger(files)
+    weights = {current_name(name): tensor for name, tensor in _map(files.ram)["model"].items()}
+    targets = dape_targets(files.size) if files.dape else {}
+    pairs = _map(files.dape) if files.dape else {}
     state = {}
-    for name in needed_shapes(size):
+    for name, parts in _by_name_in_file(tagger).items():
         weight = weights[name]
-        for pair in targets.get(name, []):
+        for pair in targets.get(name, ([], ()))[0]:
             delta = _lora_delta(
                 pairs[f"{pair}.lora_A"], pairs[f"{pair}.lora_B"], is_qkv=pair.endswith(".qkv")
             )
             weight = weight.float() + delta
-        for target, part in _as_in_tagger(name, weight):
-            state[target] = part.to(device=device, dtype=dtype, copy=True)
-    left_out = tagger.load_state_dict(state, strict=False, assign=True)
-    # Swin computes this table itself when it is built; all else must have come from the file.
-    missing = [name for name in left_out.missing_keys if not name.endswith("relative_position_index")]
-    if missing or left_out.unexpected_keys:
-        raise RuntimeError(f"RAM's names do not map: {missing}, {left_out.unexpected_keys}")
+        for part, piece in zip(parts, weight.chunk(len(parts)), strict=True):
+            state[part] = piece.to(device=device, dtype=dtype, copy=True)
+    tagger.load_state_dict(state, strict=False, assign=True)
     return tagger.to(device).eval().requires_grad_(False)
 
 
@@ -196,11 +213,14 @@ def _lora_delta(down: Tensor, up: Tensor, is_qkv: bool) -> Tensor:
     return torch.cat([query, torch.zeros_like(query), value])
 
 
-def _as_in_tagger(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
-    """Name one of RAM's tensors as `RamTagger` does; the fused query-key-value becomes three."""
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    if ".qkv." not in name:
-        return [(name, tensor)]
-    parts = zip(("query", "key", "value"), tensor.chunk(3), strict=True)
-    return [(name.replace(".qkv.", f".{part}."), piece) for part, piece in parts]
+def _by_name_in_file(tagger: RamTagger) -> dict[str, list[str]]:
+    """Return the tagger's tensors by their name in RAM's file: three for a fused query-key-value."""
+    names: dict[str, list[str]] = {}
+    for name in tagger.state_dict():
+        if name.endswith("relative_position_index"):  # Swin computes this table itself when it is built
+            continue
+        in_file = name
+        for pattern, replacement in _RENAMES:
+            in_file = re.sub(pattern, replacement, in_file)
+        names.setdefault(in_file, []).append(name)
+    return names

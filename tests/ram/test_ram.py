@@ -1,8 +1,12 @@
 """The RAM tagger with DAPE: the released layout, the published numbers, and what wrong files say."""
 
+import hashlib
 import json
 import logging
+import math
 import shutil
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +14,8 @@ from conftest import DATA, PARITY
 from PIL import Image
 
 from errors import InputError
-from ram.files import RamSize, check_ram_files, dape_targets, needed_shapes, read_ram_size
-from ram.model import RamTagger, _as_in_tagger, load_ram, prepare, tags_on
+from ram.files import RamFiles, RamSize, check_ram_files, dape_targets, read_ram_size
+from ram.model import _by_name_in_file, build_tagger, load_ram, prepare, tags_on
 
 RAM = PARITY / "RAM" / "ram_swin_tiny.pth"
 DAPE = PARITY / "DAPE" / "DAPE.pth"
@@ -30,6 +34,10 @@ SWIN_L = RamSize(
     hidden=768,
     feed_forward=3072,
 )
+
+
+def files(ram=RAM, dape=DAPE):
+    return check_ram_files(ram, dape, TAGS, THRESHOLDS)
 
 
 def manifest(name, *uses):
@@ -55,8 +63,8 @@ def expected():
 @pytest.fixture(scope="module")
 def taggers():
     return {
-        "ram": load_ram(RAM, None, CPU, torch.float32),
-        "dape": load_ram(RAM, DAPE, CPU, torch.float32),
+        "ram": load_ram(files(dape=None), CPU, torch.float32),
+        "dape": load_ram(files(), CPU, torch.float32),
     }
 
 
@@ -85,30 +93,67 @@ def changed(tmp_path, path, change):
 # the released layout
 
 
-def test_the_needed_tensors_are_those_of_the_released_file():
-    assert needed_shapes(SWIN_L) == manifest("ram_manifest.tsv", "needed")
+def swin_l_of(shapes):
+    """Files of a real-size RAM that holds tensors of these shapes; nothing of it is on the disk."""
+    nowhere = Path("ram.pth")
+    return RamFiles(nowhere, None, (nowhere, nowhere), SWIN_L, shapes, tags=[], thresholds=[])
+
+
+def test_the_network_at_full_size_has_the_tensors_that_the_released_file_was_found_to_need():
+    """By name and by shape: `build_tagger` refuses the smallest difference, as the next tests show."""
+    needed = manifest("ram_manifest.tsv", "needed")
+    tagger = build_tagger(swin_l_of(needed))
+    assert len(needed) == 366
+    assert set(_by_name_in_file(tagger)) == set(needed)
+    assert {parameter.device.type for parameter in tagger.parameters()} == {"meta"}
+
+
+def test_every_part_of_the_network_at_full_size_is_filled_once_from_the_released_file():
+    needed = manifest("ram_manifest.tsv", "needed")
+    tagger = build_tagger(swin_l_of(needed))
+    filled = [part for parts in _by_name_in_file(tagger).values() for part in parts]
+    computed = {name for name in tagger.state_dict() if name.endswith("relative_position_index")}
+    assert len(filled) == len(set(filled))
+    assert set(filled) == tagger.state_dict().keys() - computed
+    assert sum(map(math.prod, needed.values())) == sum(tensor.numel() for tensor in tagger.parameters())
+
+
+def test_the_released_file_with_its_caption_and_optimizer_parts_is_whole(released):
+    path = released / "ram_swin_large_14m.pth"
+    tagger = build_tagger(check_ram_files(path, None, released / "tags.txt", released / "thresholds.txt"))
+    assert tagger.size == SWIN_L
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"fc.bias": None}, "fc.bias is missing"),
+        ({"reweight_scale": (1,)}, "reweight_scale is unexpected"),
+        ({"label_embed": (4585, 768)}, "label_embed is (4585, 768) instead of (4585, 512)"),
+        (
+            {"visual_encoder.layers.2.blocks.17.attn.qkv.weight": (1536, 768)},
+            "visual_encoder.layers.2.blocks.17.attn.qkv.weight is (1536, 768) instead of (2304, 768)",
+        ),
+    ],
+    ids=["missing", "unexpected as in RAM++", "shape", "shape of three in one"],
+)
+def test_the_smallest_difference_from_the_released_layout_is_named(change, problem):
+    shapes = {**manifest("ram_manifest.tsv"), **change}
+    with pytest.raises(InputError) as error:
+        build_tagger(swin_l_of({name: shape for name, shape in shapes.items() if shape is not None}))
+    assert str(error.value) == f"ram.pth: not a whole RAM checkpoint: {problem}: fetch it again"
 
 
 def test_dape_changes_what_the_released_file_holds_updates_for():
-    pairs = {pair for pairs in dape_targets(SWIN_L).values() for pair in pairs}
+    pairs = {pair for pairs, _ in dape_targets(SWIN_L).values() for pair in pairs}
     names = {f"{pair}.lora_{half}" for pair in pairs for half in "AB"}
     assert names == set(manifest("dape_manifest.tsv", "needed", "tied"))
 
 
 def test_the_sizes_of_swin_l_are_read_from_the_shapes(released):
-    assert read_ram_size(released / "ram_swin_large_14m.pth") == SWIN_L
-
-
-def test_every_needed_tensor_has_its_place_in_the_network_at_full_size():
-    with torch.device("meta"):
-        network = RamTagger(SWIN_L).state_dict()
-        mapped = dict(
-            pair
-            for name, shape in needed_shapes(SWIN_L).items()
-            for pair in _as_in_tagger(name, torch.empty(shape))
-        )
-    places = {n: t.shape for n, t in network.items() if not n.endswith("relative_position_index")}
-    assert {name: tensor.shape for name, tensor in mapped.items()} == places
+    size, shapes = read_ram_size(released / "ram_swin_large_14m.pth")
+    assert size == SWIN_L
+    assert shapes == manifest("ram_manifest.tsv")
 
 
 # the published numbers
@@ -164,7 +209,7 @@ def test_the_tagging_head_is_found_under_its_older_name(tmp_path, taggers):
             name.replace("tagging_head", "vision_multi"): tensor for name, tensor in content["model"].items()
         }
 
-    older = load_ram(changed(tmp_path, RAM, rename), DAPE, CPU, torch.float32).state_dict()
+    older = load_ram(files(ram=changed(tmp_path, RAM, rename)), CPU, torch.float32).state_dict()
     for name, tensor in taggers["dape"].state_dict().items():
         assert torch.equal(older[name], tensor), name
 
@@ -181,14 +226,14 @@ def test_updates_of_the_tied_tag_encoder_land_in_the_tagging_head(tmp_path, tagg
     def silence(content):
         content["tag_encoder.encoder.layer.1.crossattention.self.key.lora_B"].zero_()
 
-    without = load_ram(RAM, changed(tmp_path, DAPE, silence), CPU, torch.float32)
+    without = load_ram(files(dape=changed(tmp_path, DAPE, silence)), CPU, torch.float32)
     assert not torch.equal(without.head[1].key.weight, taggers["dape"].head[1].key.weight)
     assert torch.equal(without.head[0].key.weight, taggers["dape"].head[0].key.weight)
 
 
 def test_the_weights_have_the_wanted_dtype_and_do_not_lean_on_the_file(tmp_path):
     copy = shutil.copy(RAM, tmp_path)
-    tagger = load_ram(tmp_path / RAM.name, DAPE, CPU, torch.bfloat16)
+    tagger = load_ram(files(ram=tmp_path / RAM.name), CPU, torch.bfloat16)
     with open(copy, "r+b") as file:  # noqa: PTH123
         file.truncate(0)
     with torch.inference_mode():
@@ -225,10 +270,21 @@ def refused(*paths):
     return message
 
 
+def refused_when_built(ram):
+    """What is said where the headers pass but the network needs other tensors than the file has."""
+    checked = files(ram=ram)
+    with pytest.raises(InputError) as error:
+        build_tagger(checked)
+    message = str(error.value)
+    assert str(ram) in message
+    assert "\n" not in message
+    return message
+
+
 def test_a_missing_file_is_named(tmp_path):
-    for position, files in enumerate([[RAM, DAPE, TAGS, THRESHOLDS] for _ in range(4)]):
-        files[position] = tmp_path / "gone"
-        assert str(tmp_path / "gone") in refused(*files)
+    for position, paths in enumerate([[RAM, DAPE, TAGS, THRESHOLDS] for _ in range(4)]):
+        paths[position] = tmp_path / "gone"
+        assert str(tmp_path / "gone") in refused(*paths)
 
 
 def test_a_file_cut_short_is_refused(tmp_path):
@@ -260,17 +316,16 @@ def test_ram_given_as_dape_is_refused():
     "name",
     ["image_proj.bias", "visual_encoder.layers.1.blocks.0.mlp.fc1.weight", "fc.weight"],
 )
-def test_a_missing_tensor_is_named(name, tmp_path):
+def test_a_missing_tensor_is_named_before_a_weight_is_read(name, tmp_path):
     broken = changed(tmp_path, RAM, lambda content: content["model"].pop(name))
-    assert f"1 missing: {name}" in refused(broken, None, TAGS, THRESHOLDS)
+    assert f"{name} is missing" in refused_when_built(broken)
 
 
 def test_an_unexpected_tensor_such_as_ram_plus_has_is_named(tmp_path):
     def add(content):
         content["model"]["reweight_scale"] = torch.zeros(1)
 
-    message = refused(changed(tmp_path, RAM, add), None, TAGS, THRESHOLDS)
-    assert "1 unexpected: reweight_scale" in message
+    assert "reweight_scale is unexpected" in refused_when_built(changed(tmp_path, RAM, add))
 
 
 def test_dape_for_another_ram_is_refused(released):
@@ -280,13 +335,13 @@ def test_dape_for_another_ram_is_refused(released):
 def test_half_a_dape_pair_is_refused(tmp_path):
     name = "visual_encoder.layers.2.blocks.1.attn.qkv.lora_A"
     broken = changed(tmp_path, DAPE, lambda content: content.pop(name))
-    assert f"1 missing: {name}" in refused(RAM, broken, TAGS, THRESHOLDS)
+    assert f"{name} is missing" in refused(RAM, broken, TAGS, THRESHOLDS)
 
 
 def test_loading_is_as_strict_as_the_checks(tmp_path):
     broken = changed(tmp_path, RAM, lambda content: content["model"].pop("fc.bias"))
     with pytest.raises(InputError, match=r"fc\.bias"):
-        load_ram(broken, None, CPU, torch.float32)
+        load_ram(files(ram=broken), CPU, torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -314,3 +369,30 @@ def test_a_wrong_tag_list_is_refused(text, problem, tmp_path):
     path = tmp_path / "tags.txt"
     path.write_text(text)
     assert problem in refused(RAM, DAPE, path, THRESHOLDS)
+
+
+# what a run records
+
+
+def test_the_four_files_are_recorded_by_name_and_content_wherever_they_lie(tmp_path):
+    described = files().describe()
+    moved = [shutil.copy(path, tmp_path) for path in (RAM, DAPE, TAGS, THRESHOLDS)]
+    assert check_ram_files(*map(Path, moved)).describe() == described
+    assert json.loads(json.dumps(described)) == described
+    assert described["ram"] == {"file": RAM.name, "sha256": hashlib.sha256(RAM.read_bytes()).hexdigest()}
+    assert files(dape=None).describe() == {**described, "dape": None}
+
+
+@pytest.mark.parametrize("name", ["ram", "dape"])
+def test_other_weights_in_a_file_of_the_same_name_size_and_table_of_entries_are_recorded(name, tmp_path):
+    """One byte of a weight is changed in place: even the zip archive's checksums stay as they were."""
+    copy = Path(shutil.copy({"ram": RAM, "dape": DAPE}[name], tmp_path))
+    content = bytearray(copy.read_bytes())
+    with zipfile.ZipFile(copy) as archive:
+        tensor = max(archive.infolist(), key=lambda entry: entry.file_size)
+    content[tensor.header_offset + tensor.file_size] ^= 1  # within the tensor, which begins a little later
+    copy.write_bytes(content)
+    before, after = files().describe(), files(**{name: copy}).describe()
+    assert after[name]["file"] == before[name]["file"]
+    assert after[name]["sha256"] != before[name]["sha256"]
+    assert {**after, name: None} == {**before, name: None}
