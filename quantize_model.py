@@ -12,17 +12,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from command.options import QUANTIZED, SR_LORA, SR_VAE, Help, underscored
-from errors import InputError
+from checkpoints.hub import SD3_NAME
+from checkpoints.places import QUANTIZED, SR_LORA, SR_VAE, default_help
+from command.arguments import Help, at_least, underscored
+from command.console import end_process, run_command, say, set_up_logging
+from errors import InputError, OutputError
+from sd3.spec import PARTS, TEXT_PARTS, folders_of
 
 if TYPE_CHECKING:
     from int8.make_part import Result
 
 logger = logging.getLogger(__name__)
 
-DONE, BAR_MISSED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
-COMPONENTS = ("text_enc_1", "text_enc_2", "text_enc_3", "transformer", "vae_encoder", "vae_decoder")
-HUB_NAME = "stabilityai/stable-diffusion-3-medium-diffusers"
+DONE, BAR_MISSED = 0, 1
 
 EPILOG = """
 examples:
@@ -33,8 +35,8 @@ examples:
 writes DIR/COMPONENT/COMPONENT_quantized/: model.onnx, model.onnx.data, quantization.json
 
 exit codes: 0 all parts made, near enough to PyTorch; 1 a part missed the bar, although its layers were stored
-as exactly as needed (it is written, quantization.json says how near it comes); 2 bad arguments or files,
-nothing done; 130 interrupted
+as exactly as needed (it is written, quantization.json says how near it comes), or could not be written (disk
+full); 2 bad arguments or files, nothing done; 130 interrupted
 """
 
 
@@ -51,20 +53,20 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "--model_component",
-        choices=(*COMPONENTS, "all"),
-        default="text_enc_1",
+        choices=(*PARTS, "all"),
+        default=TEXT_PARTS[0],
         help="the part to quantize: CLIP-L, CLIP-G, T5-XXL, transformer, either half of the VAE",
     )
     add(
         "--pretrained_model_name_or_path",
-        default=HUB_NAME,
+        default=SD3_NAME,
         metavar="MODEL",
         help="SD3: a folder in diffusers layout or a hub name",
     )
     add("--output_dir", type=Path, default=QUANTIZED, metavar="DIR", help="where the parts go")
     add(
         "--num_calibration_samples",
-        type=int,
+        type=at_least(1),
         default=10,
         metavar="N",
         help="prompts (for the text encoders) or pictures (for the others) to calibrate with; at most as "
@@ -87,14 +89,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--lora_path",
         type=Path,
         metavar="FILE",
-        help="SR LoRA, merged into the transformer first; together with --vae_path "
-        "(default: ckpt/SR_LoRA/model_20001.pkl if there)",
+        help=f"SR LoRA, merged into the transformer first; together with --vae_path {default_help(SR_LORA)}",
     )
     add(
         "--vae_path",
         type=Path,
         metavar="FILE",
-        help="SR VAE encoder, which replaces SD3's (default: ckpt/SR_VAE/vae_encoder_20001.pt if there)",
+        help=f"SR VAE encoder, which replaces SD3's {default_help(SR_VAE)}",
     )
     noise = parser.add_mutually_exclusive_group()
     noise.add_argument("-v", "--verbose", action="store_true", help="say more")
@@ -104,55 +105,47 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    options = build_parser().parse_args(underscored(sys.argv[1:] if arguments is None else arguments))
-    level = logging.DEBUG if options.verbose else logging.WARNING if options.quiet else logging.INFO
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
-    for name in ("__main__", "quantize_model", "int8", "sd3"):
-        logging.getLogger(name).setLevel(level)
-    try:
-        return run(options)
-    except InputError as error:
-        print(f"quantize_model.py: {error}", file=sys.stderr)
-        return WRONG_INPUT
-    except KeyboardInterrupt:
-        print("quantize_model.py: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    given = sys.argv[1:] if arguments is None else arguments
+    return run_command("quantize_model.py", lambda: run(build_parser().parse_args(underscored(given))))
 
 
 def run(options: argparse.Namespace) -> int:
     """Check everything, quantize the parts asked for, and say what came of it."""
+    set_up_logging(logging.WARNING)
+    for name in ("__main__", "quantize_model", "int8", "checkpoints"):
+        level = logging.DEBUG if options.verbose else logging.WARNING if options.quiet else logging.INFO
+        logging.getLogger(name).setLevel(level)
     from int8.calibration import read_calibration
 
-    if options.num_calibration_samples < 1:
-        raise InputError(f"--num_calibration_samples {options.num_calibration_samples}: must be 1 or more")
     if options.output_dir.exists() and not options.output_dir.is_dir():
         raise InputError(f"--output_dir {options.output_dir}: is a file; give a folder")
-    components = COMPONENTS if options.model_component == "all" else (options.model_component,)
-    text_only = all(component.startswith("text_enc") for component in components)
+    components = tuple(PARTS) if options.model_component == "all" else (options.model_component,)
+    text_only = set(components) <= set(TEXT_PARTS)
     if text_only:
         for option in ("lora_path", "vae_path"):
             if getattr(options, option) is not None:
                 raise InputError(f"--{option} only goes with transformer, vae_encoder, vae_decoder or all")
     else:
-        for option, default in (
-            ("lora_path", SR_LORA),
-            ("vae_path", SR_VAE),
-        ):
+        for option, default in (("lora_path", SR_LORA), ("vae_path", SR_VAE)):
             if getattr(options, option) is None and default.is_file():
                 setattr(options, option, default)
     calibration = read_calibration(options.calibration_data, options.num_calibration_samples)
 
-    from sd3.checkpoint import FOLDERS, check_sd3
+    from sd3.checkpoint import check_sd3
 
-    unused = [part for part in COMPONENTS if text_only and part not in components]
+    unused = [part for part in PARTS if text_only and part not in components]
     checkpoint = check_sd3(
-        options.pretrained_model_name_or_path, options.lora_path, options.vae_path, replaced=unused
+        options.pretrained_model_name_or_path,
+        options.lora_path,
+        options.vae_path,
+        replaced=unused,
+        download=True,
     )
     try:
         options.output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--output_dir {options.output_dir}: cannot be made ({error.strerror})") from None
-    needed = sum(checkpoint.parts[folder].parameters for folder in {FOLDERS[one] for one in components})
+    needed = sum(checkpoint.parts[folder].parameters for folder in folders_of(components))
     free = shutil.disk_usage(options.output_dir).free
     if free < 1.2 * needed:  # a byte a parameter, and some layers more
         raise InputError(
@@ -161,7 +154,7 @@ def run(options: argparse.Namespace) -> int:
         )
 
     from int8.make_part import Pipeline, quantize_part
-    from machine.residency import choose_device
+    from machine.devices import choose_device
 
     if checkpoint.lora_path is None and {"transformer", "vae_encoder"} & set(components):
         logger.warning("no SR LoRA: transformer and VAE encoder will only do for --no_sr_lora runs")
@@ -172,15 +165,19 @@ def run(options: argparse.Namespace) -> int:
     pipeline = Pipeline(checkpoint, calibration, device)
     results: dict[str, Result] = {}
     for component in components:
-        results[component] = quantize_part(component, pipeline, options.output_dir, vars(options))
+        try:
+            results[component] = quantize_part(component, pipeline, options.output_dir, vars(options))
+        except OSError as error:  # whatever writes: the graph, its weights, temporary files
+            raise OutputError.of(Path(error.filename or options.output_dir), error) from error
         if not options.quiet:
-            print(report(component, results[component]))
+            for line in report(component, results[component]).splitlines():
+                say(line)
     missed = [component for component, result in results.items() if not result.measured.bar_met]
     if missed:
-        print(
+        say(
             f"not near enough to PyTorch: {', '.join(missed)}; quantization.json has the figures."
             " More calibration samples may help (--num_calibration_samples)",
-            file=sys.stderr,
+            error=True,
         )
     return BAR_MISSED if missed else DONE
 
@@ -216,4 +213,4 @@ def report(component: str, result: "Result") -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -14,14 +14,13 @@ from typing import TypeVar
 from PIL import Image
 
 from errors import InputError, PictureError
+from zoom.settings import ChainSettings
 
 HERE = Path(__file__).parent.parent
 BUILT_IN = Path(__file__).parent / "calibration_prompts.txt"
 SAMPLES = HERE / "samples"
 HELD_OUT_PROMPTS = 8
 HELD_OUT_PICTURES = 2
-SIDE = 512  # of SR inputs cut out of pictures
-UPSCALE = 4
 
 T = TypeVar("T")
 
@@ -48,14 +47,16 @@ class SRInput:
             InputError: the file cannot be read, or is too small.
         """
         from results.pictures import read_picture
-        from zoom.window import enlarge, first_state, step_window
+        from zoom.states import first_state, step_input
+        from zoom.window import step_windows
 
         try:
             picture = read_picture(self.file)
             if self.ready:
                 return picture
-            window = step_window(SIDE, UPSCALE, step=1, from_first_state=False)
-            return enlarge(first_state(picture, SIDE).crop(window.box), SIDE)
+            chain = ChainSettings()
+            (_, window), *_ = step_windows(chain)
+            return step_input(first_state(picture, chain.process_size), window, two_pictures=False).sr_input
         except PictureError as error:
             raise InputError(f"--calibration_data: {self.file} {error}") from None
 

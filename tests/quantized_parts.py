@@ -13,7 +13,7 @@ MODEL = PARITY / "sd3"
 RUN = PARITY / "expected" / "4_recursive_multiscale_nofix"
 FROM = (
     "--pretrained_model_name_or_path", MODEL, "--lora_path", LORA, "--vae_path", VAE,
-    "--calibration_data", RUN,
+    "--calibration_data", RUN, "--device_for_quant_script", "cpu",
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Quantizing SD3's parts: the command from outside, the choice of what becomes int8, and the ONNX files."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -15,10 +16,12 @@ from errors import InputError
 from int8 import calibration, choose_layers, make_part
 from int8.choose_layers import LayerCost, LayerInput, choose, compare, plans, psnr, relative_error
 from int8.export import Activation, LayerPlan, quantize_blocks, quantize_rows, trace, write
-from int8.run_part import OnnxPart, part_folder
+from int8.find_parts import part_folder
+from int8.pipeline import PartWeights, Pipeline
+from int8.run_part import OnnxPart
+from sd3.spec import PARTS, TEXT_PARTS
 
-COMPONENTS = ("text_enc_1", "text_enc_2", "text_enc_3", "transformer", "vae_encoder", "vae_decoder")
-TEXT = COMPONENTS[:3]
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ def pipeline():
     from sd3.checkpoint import check_sd3
 
     checkpoint = check_sd3(str(MODEL), LORA, VAE)
-    return make_part.Pipeline(checkpoint, calibration.read_calibration(RUN, 4), torch.device("cpu"))
+    return Pipeline(checkpoint, calibration.read_calibration(RUN, 4), CPU)
 
 
 # the command
@@ -56,7 +59,7 @@ def test_help_shows_every_default_and_the_exit_codes_and_imports_nothing_heavy()
 def test_options_may_be_written_with_dashes(command, tmp_path):
     done = command("quantize_model", "--num-calibration-samples", 0, "--output-dir", tmp_path)
     assert done.code == 2
-    assert "--num_calibration_samples 0: must be 1 or more" in done.err
+    assert "--num_calibration_samples: must be 1 or more, not 0" in done.err
 
 
 @pytest.mark.parametrize(
@@ -84,7 +87,7 @@ def test_too_small_a_disk_is_told_before_anything_is_read(command, tmp_path, mon
     assert "are needed" in done.err
 
 
-@pytest.mark.parametrize("component", COMPONENTS)
+@pytest.mark.parametrize("component", PARTS)
 def test_every_part_is_written_with_its_data_and_a_record(quantized, component):
     folder = part_folder(quantized, component)
     assert sorted(file.name for file in folder.iterdir()) == [
@@ -98,7 +101,7 @@ def test_every_part_is_written_with_its_data_and_a_record(quantized, component):
     assert written["calibration"]["source"] == str(RUN)
 
 
-@pytest.mark.parametrize("component", TEXT)
+@pytest.mark.parametrize("component", TEXT_PARTS)
 def test_text_encoders_come_within_the_bar_on_prompts_they_were_not_calibrated_with(quantized, component):
     written = record(quantized, component)
     for output in written["fidelity"]["outputs"].values():
@@ -107,19 +110,17 @@ def test_text_encoders_come_within_the_bar_on_prompts_they_were_not_calibrated_w
     assert written["calibration"]["held_out_prompts"] != written["calibration"]["prompts"]
 
 
-@pytest.mark.parametrize("component", COMPONENTS[3:])
+@pytest.mark.parametrize("component", [part for part in PARTS if part not in TEXT_PARTS])
 def test_parts_that_make_pixels_are_measured_by_the_sr_picture(quantized, component):
     written = record(quantized, component)
     assert written["fidelity"]["sr_psnr"] >= written["bar"]["sr_psnr"]
 
 
-@pytest.mark.parametrize("component", COMPONENTS)
+@pytest.mark.parametrize("component", PARTS)
 def test_every_linear_layer_of_a_part_is_planned_and_named_as_in_pytorch(quantized, pipeline, component):
     layers = {
         name
-        for name, module in make_part.PartWeights(component, pipeline.checkpoint)
-        .network()
-        .model.named_modules()
+        for name, module in PartWeights(component, pipeline.checkpoint).network().model.named_modules()
         if isinstance(module, torch.nn.Linear)
     }
     planned = record(quantized, component)["layers"]
@@ -127,9 +128,9 @@ def test_every_linear_layer_of_a_part_is_planned_and_named_as_in_pytorch(quantiz
     assert all(planned[name]["errors"].keys() == {"static", "blocks", "weights"} for name in layers)
 
 
-@pytest.mark.parametrize("component", TEXT)
+@pytest.mark.parametrize("component", TEXT_PARTS)
 def test_the_batch_is_free_and_the_number_of_tokens_fixed(quantized, component):
-    session = OnnxPart(part_folder(quantized, component), torch.device("cpu")).session
+    session = OnnxPart(part_folder(quantized, component), CPU).session
     (ids,) = session.get_inputs()
     assert ids.shape == ["batch", 512 if component == "text_enc_3" else 77]
 
@@ -174,15 +175,34 @@ def test_a_run_that_fails_leaves_the_earlier_part_alone(tmp_path, pipeline, monk
 FROM_OPTIONS = {"pretrained_model_name_or_path": str(MODEL)}
 
 
+def test_a_full_disk_is_one_line_and_leaves_the_earlier_part_alone(command, tmp_path, monkeypatch):
+    def fill_the_disk(graph, plan, read, folder):
+        (folder / "model.onnx.data").write_bytes(bytes(100))
+        raise OSError(errno.ENOSPC, "No space left on device")  # of an open file: it names none
+
+    folder = part_folder(tmp_path, "text_enc_1")
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_text("earlier")
+    monkeypatch.setattr(make_part.export, "write", fill_the_disk)
+    done = command("quantize_model", "--output_dir", tmp_path, "-q", *FROM[:2])
+    assert done.code == 1
+    assert "disk is full" in done.err
+    assert str(tmp_path) in done.err
+    assert "Traceback" not in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert [path.name for path in tmp_path.rglob("*")] == ["text_enc_1", folder.name, "model.onnx"]
+    assert (folder / "model.onnx").read_text() == "earlier"
+
+
 # weights streaming by
 
 
-@pytest.mark.parametrize("component", COMPONENTS)
+@pytest.mark.parametrize("component", PARTS)
 def test_a_streamed_part_computes_what_the_loaded_one_does(pipeline, component):
     from sd3.networks import load_part
 
     inputs = pipeline.inputs(component, held_out=True)[0]
-    loaded = load_part(component, pipeline.checkpoint, torch.device("cpu"), torch.float32)
+    loaded = load_part(component, pipeline.checkpoint, CPU, torch.float32)
     with torch.no_grad():
         expected = loaded(*inputs)
     expected = expected if isinstance(expected, tuple) else (expected,)
@@ -197,7 +217,7 @@ def test_a_streamed_part_keeps_no_weights(pipeline):
 
 
 def test_t5s_token_table_counts_once_under_its_two_names(pipeline):
-    weights = make_part.PartWeights("text_enc_3", pipeline.checkpoint)
+    weights = PartWeights("text_enc_3", pipeline.checkpoint)
     table = weights("model.shared.weight")
     assert torch.equal(table, weights("model.encoder.embed_tokens.weight"))
     stored = sum(info.elements for name, info in weights.files.tensors.items() if "embed_tokens" not in name)
@@ -239,7 +259,7 @@ def layers():
 
 def run(model, graph, ids, plan, folder):
     write(graph, plan, lambda name: model.state_dict()[name].clone(), folder)
-    return OnnxPart(folder, torch.device("cpu"))(ids)
+    return OnnxPart(folder, CPU)(ids)
 
 
 def test_tracing_finds_layers_by_name_and_which_share_an_input(layers):
@@ -359,7 +379,7 @@ def test_the_cost_of_a_mode_is_what_the_onnx_layer_shows(layers, tmp_path):
     for mode, error in cost.errors.items():
         plan = {"0": LayerPlan(mode, cost.activation)}
         write(graph, plan, lambda _: weight, tmp_path)
-        found = OnnxPart(tmp_path, torch.device("cpu"))(x)
+        found = OnnxPart(tmp_path, CPU)(x)
         assert relative_error(found.reshape(-1, 40), exact.reshape(-1, 40)) == pytest.approx(error, rel=0.1)
 
 
@@ -434,7 +454,7 @@ def test_a_finished_run_gives_its_sr_inputs_with_their_prompts():
 
 def test_a_folder_of_pictures_gives_sr_inputs_cut_out_of_them():
     data = calibration.read_calibration(PARITY / "input", 2)
-    assert data.pictures[0].read().size == (calibration.SIDE, calibration.SIDE)
+    assert data.pictures[0].read().size == (512, 512)
 
 
 @pytest.mark.parametrize(
@@ -461,14 +481,21 @@ def test_the_built_in_data_needs_nothing_but_the_repository():
 
 
 def pins(name):
-    lines = (line.partition("#")[0].strip() for line in (ROOT / name).read_text().splitlines())
-    pinned = (line.split("==") for line in lines if line)
-    return {name.partition("[")[0]: version for name, version in pinned}
+    """Return the versions that a requirements file pins, with those of the files that it includes."""
+    pinned = {}
+    for line in (ROOT / name).read_text().splitlines():
+        line = line.partition("#")[0].strip()
+        if line.startswith("-r "):
+            pinned |= pins(line.removeprefix("-r "))
+        elif line:
+            package, version = line.split("==")
+            pinned[package] = version
+    return pinned
 
 
 def test_the_gpu_requirements_are_the_same_pins_with_the_other_onnxruntime():
     cpu, gpu = pins("requirements.txt"), pins("requirements-gpu.txt")
     assert gpu.keys() - cpu.keys() == {"onnxruntime-gpu"}
     assert cpu.keys() - gpu.keys() == {"onnxruntime"}
-    assert "[onnxruntime]" not in (ROOT / "requirements-gpu.txt").read_text()  # brings the other one along
+    assert not any("[onnxruntime]" in package for package in gpu)  # brings the other one along
     assert all(gpu[name] == cpu[name] for name in gpu.keys() & cpu.keys())

@@ -1,8 +1,9 @@
-"""int8 ONNX parts in PyTorch's place: the same call, the same pictures nearly, and every way to fall back."""
+"""int8 ONNX sessions in PyTorch's place: the same call, nearly the same pictures, every way to fall back."""
 
 import json
-import logging
 import shutil
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,17 +12,20 @@ from conftest import PARITY
 from PIL import Image
 from quantized_parts import LORA, MODEL, VAE, quantized_parts
 
-from checkpoints import hashing
+from checkpoints.hashing import sha256_of
 from errors import InputError
-from int8 import run_part
-from int8.run_part import find_parts, part_folder, sha256_of, stand_ins
-from machine.residency import Residency, plan_devices
-from machine.stage_times import StageTimes
-from osediff_sd3 import OSEDiffSD3, Tiles
+from int8.find_parts import QuantizedParts, part_folder, read_parts
+from int8.run_part import open_part, refuse_what_does_not_open, stand_ins
+from machine.machine import Machine
+from machine.memory import Size
+from osediff_sd3 import OSEDiffSD3
+from sd3.checkpoint import check_sd3
+from sd3.spec import PARTS, TEXT_PARTS, VAE_PARTS
+from zoom.protocols import StepInput
+from zoom.settings import Tiles
 
-COMPONENTS = ("text_enc_1", "text_enc_2", "text_enc_3", "transformer", "vae_encoder", "vae_decoder")
-TEXT = COMPONENTS[:3]
 CPU = torch.device("cpu")
+VAE_CONFIG = json.loads((MODEL / "vae" / "config.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +46,13 @@ def crops():
     return [Image.open(folder / name / "1_input.png").convert("RGB") for name in ("scene", "turned")]
 
 
-def zoom(crops, stand_ins, side=128, tiles=None):
-    """One SR pass; return the pictures and what was loaded."""
-    times = StageTimes()
-    residency = Residency(times=times)
-    backbone = OSEDiffSD3(
-        str(MODEL), LORA, VAE, plan=plan_devices("cpu"), residency=residency, times=times, batch_size=2,
-        stand_ins=stand_ins, tiles=tiles,
-    )  # fmt: skip
-    pictures = list(backbone(crops, side, ["a photo of a cat", ""], [1, 2]))
+def zoom(crops, stand_ins, side=128, tiles=None, model=MODEL):
+    """Return the pictures of one SR pass."""
+    checkpoint = check_sd3(str(model), LORA, VAE, replaced=stand_ins)
+    backbone = OSEDiffSD3(checkpoint, Machine.choose("cpu", batch_size=2), tiles, stand_ins)
+    inputs = [StepInput(crop, crop.resize((side, side), Image.Resampling.BICUBIC)) for crop in crops]
+    prompts = ["a photo of a cat", ""][: len(crops)]
+    pictures = list(backbone(inputs, prompts, [1, 2][: len(crops)]))
     return np.stack([np.asarray(picture, dtype=float) for picture in pictures])
 
 
@@ -63,22 +65,35 @@ def exact(crops):
     return zoom(crops, {})
 
 
-def load_quantized_parts(folder, model, tiles=None):
-    """Find the parts, and return their loaders."""
-    return stand_ins(find_parts(folder, str(model), LORA, VAE), str(model), tiles)
+def find(folder: Path, model: Path = MODEL) -> QuantizedParts:
+    """Find the parts that can stand in for a run's."""
+    found = read_parts(folder)
+    found.refuse_others_sources(model, LORA, VAE)
+    return found
+
+
+def loaders_of(folder, parts: Sequence[str] = tuple(PARTS), tiles=None, model=MODEL):
+    """Return the loaders and sizes of some parts."""
+    loaders = stand_ins(find(folder, model), VAE_CONFIG, tiles or Tiles())
+    return {part: loaders[part] for part in parts}
 
 
 # in PyTorch's place
 
 
 @pytest.mark.parametrize(
-    ("components", "least"),
-    [(TEXT, 45), (("transformer",), 35), (("vae_encoder",), 33), (("vae_decoder",), 40), (COMPONENTS, 30)],
+    ("parts", "least"),
+    [
+        (TEXT_PARTS, 45),
+        (("transformer",), 35),
+        (("vae_encoder",), 33),
+        (("vae_decoder",), 40),
+        (tuple(PARTS), 30),
+    ],
     ids=["text", "transformer", "vae_encoder", "vae_decoder", "all"],
 )
-def test_pictures_come_out_within_decibels_of_pytorchs(quantized, crops, exact, components, least):
-    loaders = load_quantized_parts(quantized, MODEL)
-    found = zoom(crops, {component: loaders[component] for component in components})
+def test_pictures_come_out_within_decibels_of_pytorchs(quantized, crops, exact, parts, least):
+    found = zoom(crops, loaders_of(quantized, parts))
     assert least <= decibels(found, exact) < np.inf  # infinite would be PyTorch itself
 
 
@@ -86,211 +101,90 @@ def test_with_three_text_encoders_pytorchs_files_are_not_even_needed(quantized, 
     shutil.copytree(MODEL, tmp_path / "sd3")
     for folder in ("text_encoder", "text_encoder_2", "text_encoder_3"):
         (tmp_path / "sd3" / folder / "model.safetensors").unlink()
-    loaders = load_quantized_parts(quantized, tmp_path / "sd3")
-    text = {component: loaders[component] for component in TEXT}
-    times = StageTimes()
-    backbone = OSEDiffSD3(
-        str(tmp_path / "sd3"), LORA, VAE, plan=plan_devices("cpu"), residency=Residency(times=times),
-        times=times, stand_ins=text,
-    )  # fmt: skip
-    found = np.asarray(next(iter(backbone(crops[:1], 128, ["a photo of a cat"], [1]))), dtype=float)
+    text = loaders_of(quantized, TEXT_PARTS, model=tmp_path / "sd3")
+    (found,) = zoom(crops[:1], text, model=tmp_path / "sd3")
     assert decibels(found, exact[0]) > 45
 
 
 @pytest.mark.parametrize("side", [64, 192])
 def test_parts_take_sizes_they_were_not_calibrated_with(quantized, crops, side):
-    loaders = load_quantized_parts(quantized, MODEL)
-    assert decibels(zoom(crops, loaders, side), zoom(crops, {}, side)) > 28
+    assert decibels(zoom(crops, loaders_of(quantized), side), zoom(crops, {}, side)) > 28
 
 
 def test_the_vae_works_by_tiles_as_pytorchs_does(quantized, crops):
     tiles = Tiles(vae_encoder=64, vae_decoder=16)
-    loaders = load_quantized_parts(quantized, MODEL, tiles)
-    vae = {component: loaders[component] for component in COMPONENTS[4:]}
-    by_tiles = zoom(crops, vae, 192, tiles)
+    by_tiles = zoom(crops, loaders_of(quantized, VAE_PARTS, tiles), 192, tiles)
     assert decibels(by_tiles, zoom(crops, {}, 192, tiles)) > 30
-    whole = load_quantized_parts(quantized, MODEL)
-    assert not np.array_equal(by_tiles, zoom(crops, {one: whole[one] for one in vae}, 192))
+    assert not np.array_equal(by_tiles, zoom(crops, loaders_of(quantized, VAE_PARTS), 192))
 
 
 def test_a_part_answers_floats_of_any_dtype_in_fp32(quantized):
-    part = load_quantized_parts(quantized, MODEL)["vae_decoder"](CPU)
+    load, _ = loaders_of(quantized)["vae_decoder"]
+    part = load(CPU)
     z = torch.zeros(1, 16, 8, 8, dtype=torch.bfloat16)
     assert part(z).dtype == torch.float32
     assert part(z).shape == (1, 3, 64, 64)
 
 
-def test_finding_parts_imports_neither_torch_nor_onnxruntime(quantized):
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, pathlib; from int8 import run_part\n"
-        f"found = run_part.find_parts(pathlib.Path({str(quantized)!r}), {str(MODEL)!r},"
-        f" pathlib.Path({str(LORA)!r}), pathlib.Path({str(VAE)!r}))\n"
-        "assert len(found.folders) == 6, found\n"
-        "assert not {'torch', 'onnxruntime', 'transformers'} & sys.modules.keys()\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=PARITY.parents[2], check=False)
-    assert done.returncode == 0
-
-
-def test_what_stands_in_is_described_and_changes_with_the_part(copied):
-    found = find_parts(copied, str(MODEL), LORA, VAE)
-    described = found.describe()
-    assert sum(found.bytes().values()) > 1_000_000
-    path = part_folder(copied, "text_enc_1") / "quantization.json"
-    path.write_text(path.read_text() + " ")
-    after = find_parts(copied, str(MODEL), LORA, VAE).describe()
-    assert [one for one in COMPONENTS if after[one] != described[one]] == ["text_enc_1"]
+def test_the_plan_learns_what_a_part_takes_from_its_files(quantized):
+    for part, (_, size) in loaders_of(quantized).items():
+        files = part_folder(quantized, part).iterdir()
+        assert size == Size(0, sum(file.stat().st_size for file in files))
 
 
 # falling back
 
 
-def found_without(folder, component, model=MODEL, lora=LORA, vae=VAE):
-    """Check that one part is refused and the others stand in; return the one warning about it."""
-    found = find_parts(folder, str(model), lora, vae)
-    assert set(found.folders) == set(COMPONENTS) - {component}
-    (warning,) = found.warnings(folder)
-    assert component in warning
-    assert "PyTorch's" in warning
-    return warning
+def test_where_nothing_is_found_nothing_stands_in(tmp_path):
+    assert stand_ins(find(tmp_path / "nothing"), VAE_CONFIG, Tiles()) == {}
 
 
-def test_a_missing_folder_is_one_warning_and_everything_is_pytorchs(tmp_path):
-    found = find_parts(tmp_path / "nothing", str(MODEL), LORA, VAE)
-    assert stand_ins(found, str(MODEL)) == {}
-    (line,) = found.warnings(tmp_path / "nothing")
-    assert "holds no quantized part (make them with quantize_model.py)" in line
-
-
-def test_missing_parts_are_named_in_one_warning(copied):
-    for component in COMPONENTS[3:]:
-        shutil.rmtree(copied / component)
-    found = find_parts(copied, str(MODEL), LORA, VAE)
-    assert set(found.folders) == set(TEXT)
-    (warning,) = found.warnings(copied)
-    assert warning.startswith("--quantize: transformer, vae_encoder, vae_decoder not in")
-
-
-@pytest.mark.parametrize("file", ["model.onnx", "model.onnx.data"])
-def test_a_truncated_file_is_refused_before_anything_is_loaded(copied, file):
-    path = part_folder(copied, "text_enc_2") / file
-    path.write_bytes(path.read_bytes()[:-100])
-    assert f"{file} is damaged" in found_without(copied, "text_enc_2")
-
-
-def test_a_missing_file_is_refused(copied):
-    (part_folder(copied, "text_enc_1") / "model.onnx").unlink()
-    assert "model.onnx is missing" in found_without(copied, "text_enc_1")
-
-
-def test_a_model_that_was_changed_is_refused(copied):
-    path = part_folder(copied, "vae_decoder") / "model.onnx"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(bytes(content))
-    assert "SHA-256" in found_without(copied, "vae_decoder")
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}'])
-def test_a_damaged_record_is_refused(copied, content):
-    (part_folder(copied, "transformer") / "quantization.json").write_text(content)
-    assert "quantization.json is damaged" in found_without(copied, "transformer")
-
-
-def test_a_part_of_another_component_is_refused(copied):
-    shutil.rmtree(part_folder(copied, "text_enc_2"))
-    shutil.copytree(part_folder(copied, "text_enc_1"), part_folder(copied, "text_enc_2"))
-    assert "another component" in found_without(copied, "text_enc_2")
-
-
-def test_a_part_of_another_base_model_is_refused_by_its_sha256(quantized, tmp_path):
-    shutil.copytree(MODEL, tmp_path / "sd3")
-    weights = tmp_path / "sd3" / "text_encoder_3" / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(bytes(content))
-    warning = found_without(quantized, "text_enc_3", model=tmp_path / "sd3")
-    assert "another base model" in warning
-    assert str(weights) in warning
-
-
-def test_a_part_of_another_lora_or_of_none_is_refused(quantized, tmp_path):
-    other = tmp_path / "other.pkl"
-    other.write_bytes(LORA.read_bytes() + b"x")
-    assert "another SR LoRA" in found_without(quantized, "transformer", lora=other)
-    found = find_parts(quantized, str(MODEL), None, None)
-    assert set(found.refused) == {"transformer", "vae_encoder"}
-
-
-def test_weights_that_were_damaged_without_a_change_of_size_are_found(copied):
-    data = part_folder(copied, "text_enc_2") / "model.onnx.data"
-    content = bytearray(data.read_bytes())
-    content[len(content) // 2] ^= 255
-    data.write_bytes(bytes(content))
-    assert "model.onnx.data is damaged" in found_without(copied, "text_enc_2")
-
-
-def test_a_session_that_does_not_open_falls_back_to_pytorch_with_one_warning(copied, crops, exact, caplog):
-    folder = part_folder(copied, "text_enc_1")
+def damage(folder: Path) -> None:
+    """Break a part so that only onnxruntime can tell: its record agrees with its files."""
     (folder / "model.onnx").write_bytes(b"not a model")
     record = json.loads((folder / "quantization.json").read_text())
     record["files"]["model.onnx"] = {"bytes": 11, "sha256": sha256_of(folder / "model.onnx")}
     (folder / "quantization.json").write_text(json.dumps(record))
-    loaders = load_quantized_parts(copied, MODEL)
-    with caplog.at_level(logging.WARNING, logger="osediff_sd3"):
-        found = zoom(crops, {"text_enc_1": loaders["text_enc_1"]})
-    (line,) = (message for message in caplog.messages if "text_enc_1" in message)
-    assert "does not load" in line
-    assert np.array_equal(found, exact)
 
 
-def test_a_wrong_model_folder_is_an_input_error(quantized):
-    with pytest.raises(InputError, match="nowhere"):
-        find_parts(quantized, "./nowhere", LORA, VAE)
+def test_sessions_that_open_are_kept(quantized):
+    found = find(quantized)
+    refuse_what_does_not_open(found)
+    assert set(found.folders) == set(PARTS)
+    assert found.warnings() == []
 
 
-# hashing
+def test_a_session_that_does_not_open_is_left_to_pytorch_with_one_warning(copied):
+    damage(part_folder(copied, "text_enc_1"))
+    found = find(copied)
+    assert set(found.folders) == set(PARTS)  # as far as files tell
+    refuse_what_does_not_open(found)
+    others = set(PARTS) - {"text_enc_1"}
+    assert set(found.folders) == set(found.describe()) == others
+    assert set(stand_ins(found, VAE_CONFIG, Tiles())) == others
+    (warning,) = found.warnings()
+    assert warning.startswith("text_enc_1: ")
+    assert "does not open" in warning
+    assert warning.endswith("PyTorch's is used instead")
+    assert "\n" not in warning
 
 
-def test_a_large_file_is_hashed_once_and_again_when_it_changes(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(run_part, "SMALL", 4)
-    hashed = []
-    digest = hashing.hashlib.file_digest
-    monkeypatch.setattr(hashing.hashlib, "file_digest", lambda *a: hashed.append(1) or digest(*a))
-    file = tmp_path / "weights.safetensors"
-    file.write_bytes(b"first content")
-    first = sha256_of(file)
-    assert sha256_of(file) == first
-    assert len(hashed) == 1
-    file.write_bytes(b"other content!")
-    assert sha256_of(file) != first
-    assert len(hashed) == 2
-
-
-def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path, monkeypatch):
-    blocked = tmp_path / "file"
-    blocked.write_text("in the way")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
-    monkeypatch.setattr(run_part, "SMALL", 4)
-    file = tmp_path / "weights"
-    file.write_bytes(b"content")
-    assert len(sha256_of(file)) == 64
-
-
-def test_the_hub_caches_names_are_taken_for_the_sha256(tmp_path):
-    blob = tmp_path / "blobs" / ("ab" * 32)
-    blob.parent.mkdir()
-    blob.write_bytes(b"large")
-    link = tmp_path / "model.safetensors"
-    link.symlink_to(blob)
-    assert sha256_of(link) == "ab" * 32
+def test_a_part_that_is_damaged_while_the_run_goes_on_ends_it_in_one_line(copied):
+    folder = part_folder(copied, "text_enc_1")
+    damage(folder)
+    with pytest.raises(InputError, match=r"text_enc_1_quantized: does not open any more") as caught:
+        open_part(folder, "text_enc_1", CPU, VAE_CONFIG, Tiles())
+    assert "\n" not in str(caught.value)
 
 
 # the command
+
+
+ZOOM = (
+    "-i", PARITY / "input", "--process_size", 128, "--rec_num", 1, "--rec_type", "recursive",
+    "--prompt_type", "null", "--prompt", "a photo of a cat", "--device", "cpu",
+    "--lora_path", LORA, "--vae_path", VAE, "--pretrained_model_name_or_path",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -299,15 +193,8 @@ def zoomed(tmp_path_factory):
     import inference_coz
 
     out = tmp_path_factory.mktemp("zoomed")
-    assert inference_coz.main([str(argument) for argument in (*ZOOM, "-o", out)]) == 0
+    assert inference_coz.main([str(argument) for argument in (*ZOOM, MODEL, "-o", out)]) == 0
     return states(out)
-
-
-ZOOM = (
-    "-i", PARITY / "input", "--process_size", 128, "--rec_num", 1, "--rec_type", "recursive",
-    "--prompt_type", "null", "--prompt", "a photo of a cat", "--pretrained_model_name_or_path", MODEL,
-    "--lora_path", LORA, "--vae_path", VAE,
-)  # fmt: skip
 
 
 def states(out):
@@ -316,30 +203,80 @@ def states(out):
     return np.stack([np.asarray(Image.open(file), dtype=float) for file in files])
 
 
+def stood_in(out):
+    """Return the parts that run.json says were quantized."""
+    run = json.loads((out / "run.json").read_text())
+    return set(run["settings"]["quantized"])
+
+
 def test_the_command_with_quantize_makes_pictures_within_decibels_of_the_one_without(
     command, quantized, zoomed, tmp_path
 ):
-    done = command("inference_coz", *ZOOM, "-o", tmp_path, "--quantize", "--quantized_dir", quantized)
+    done = command("inference_coz", *ZOOM, MODEL, "-o", tmp_path, "--quantize", "--quantized_dir", quantized)
     assert done.code == 0
     assert "PyTorch" not in done.err
     assert 30 <= decibels(states(tmp_path), zoomed) < np.inf
+    assert stood_in(tmp_path) == set(PARTS)
 
 
 def test_the_command_without_quantized_parts_warns_once_and_makes_pytorchs_pictures(
     command, zoomed, tmp_path
 ):
-    done = command("inference_coz", *ZOOM, "-o", tmp_path, "--quantize", "--quantized_dir", tmp_path / "no")
+    out, no = tmp_path / "out", tmp_path / "no"
+    done = command("inference_coz", *ZOOM, MODEL, "-o", out, "--quantize", "--quantized_dir", no)
     assert done.code == 0
     assert done.err.count("holds no quantized part") == 1
-    assert np.array_equal(states(tmp_path), zoomed)
+    assert np.array_equal(states(out), zoomed)
+    assert stood_in(out) == set()
 
 
-def test_the_command_names_a_truncated_part_and_goes_on(command, copied, zoomed, tmp_path):
-    for component in COMPONENTS[1:]:
-        shutil.rmtree(copied / component)
-    path = part_folder(copied, "text_enc_1") / "model.onnx"
+@pytest.fixture
+def only_clip_l(copied):
+    """A folder with one quantized part to break."""
+    for component in PARTS:
+        if component != "text_enc_1":
+            shutil.rmtree(copied / component)
+    return copied
+
+
+def test_the_command_names_a_truncated_part_and_goes_on(command, only_clip_l, zoomed, tmp_path):
+    path = part_folder(only_clip_l, "text_enc_1") / "model.onnx"
     path.write_bytes(path.read_bytes()[:1000])
-    done = command("inference_coz", *ZOOM, "-o", tmp_path / "out", "--quantize", "--quantized_dir", copied)
+    out = tmp_path / "out"
+    done = command("inference_coz", *ZOOM, MODEL, "-o", out, "--quantize", "--quantized_dir", only_clip_l)
     assert done.code == 0
     assert done.err.count("model.onnx is damaged") == 1
-    assert np.array_equal(states(tmp_path / "out"), zoomed)
+    assert np.array_equal(states(out), zoomed)
+
+
+def test_the_command_names_a_part_that_does_not_open_and_run_json_says_who_made_the_pictures(
+    command, only_clip_l, zoomed, tmp_path
+):
+    damage(part_folder(only_clip_l, "text_enc_1"))
+    out = tmp_path / "out"
+    done = command("inference_coz", *ZOOM, MODEL, "-o", out, "--quantize", "--quantized_dir", only_clip_l)
+    assert done.code == 0
+    assert done.err.count("does not open") == 1
+    assert np.array_equal(states(out), zoomed)
+    assert stood_in(out) == set()
+
+
+def test_a_part_that_does_not_open_needs_pytorchs_files_before_the_run_begins(command, only_clip_l, tmp_path):
+    shutil.copytree(MODEL, tmp_path / "sd3")
+    (tmp_path / "sd3" / "text_encoder" / "model.safetensors").unlink()
+    damage(part_folder(only_clip_l, "text_enc_1"))
+    out = tmp_path / "out"
+    done = command(
+        "inference_coz", *ZOOM, tmp_path / "sd3", "-o", out, "--quantize", "--quantized_dir", only_clip_l
+    )
+    assert done.code == 2
+    assert "text_encoder: no weights" in done.err
+    assert not out.exists()
+
+
+def test_a_wrong_model_folder_is_an_input_error(command, quantized, tmp_path):
+    done = command(
+        "inference_coz", *ZOOM, "./nowhere", "-o", tmp_path, "--quantize", "--quantized_dir", quantized
+    )
+    assert done.code == 2
+    assert "nowhere" in done.err
