@@ -1,4 +1,4 @@
-"""Which prompt extractor and which SR backbone the options ask for, with their files checked first.
+"""From options to parts: files checked first, then the machine, the prompt extractor and the SR backbone.
 
 Nothing heavy is imported before every file is known to be there and of the right kind, and nothing heavy is
 loaded at all: the parts load their models when the chain first uses them.
@@ -9,16 +9,29 @@ from argparse import Namespace
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from command.decide import tiles
 from errors import InputError
+from machine.machine import Machine
 from machine.stage_times import StageTimes
 
 if TYPE_CHECKING:
-    from int8.run_part import FoundParts
-    from machine.residency import DevicePlan, Residency
-    from prompts.extractors import DapeExtractor
-    from zoom.chain import PromptExtractor, SRBackbone
+    from int8.find_parts import QuantizedParts
+    from prompts.vlm_files import VlmFiles
+    from ram.files import RamFiles
+    from sd3.checkpoint import SD3Checkpoint
+    from zoom.protocols import PromptExtractor, SRBackbone
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class CheckedFiles:
+    """The files that a run's parts are made from; None where no such part takes part."""
+
+    sd3: "SD3Checkpoint | None" = None
+    quantized: "QuantizedParts | None" = None
+    vlm: "VlmFiles | None" = None
+    ram: "RamFiles | None" = None
 
 
 @dataclass
@@ -27,176 +40,122 @@ class Parts:
 
     Attributes:
         extractor, backbone: None where the chain only resizes.
-        residency: where their models are; None where the chain only resizes.
-        plan: the devices; None where the chain only resizes.
+        machine: None where the chain only resizes.
         quantized: the int8 ONNX parts that stand in for SD3's; None without ``--quantize``.
     """
 
     extractor: "PromptExtractor | None" = None
     backbone: "SRBackbone | None" = None
-    residency: "Residency | None" = None
-    plan: "DevicePlan | None" = None
-    quantized: "FoundParts | None" = None
+    machine: Machine | None = None
+    quantized: "QuantizedParts | None" = None
 
 
-def choose_parts(options: Namespace, times: StageTimes) -> Parts:
-    """Check the files, then build the prompt extractor and the SR backbone.
-
-    Args:
-        options: as `options.parse` returns them: ``backbone`` and ``prompt_type`` are decided there.
-        times: shared by all parts.
-
-    Raises:
-        InputError: a file is missing or wrong, or the device is not there.
-    """
-    quantized = check_files(options)
-    from machine.residency import Residency, plan_devices
-
-    plan = plan_devices(options.device, options.efficient_memory)
-    residency = Residency(options.efficient_memory, times)
-    extractor = _choose_extractor(options, plan, residency, times)
-    backbone = _choose_backbone(options, plan, residency, times, quantized)
-    for shortage in residency.shortages(options.batch_size, options.process_size):
-        log.warning("%s", shortage)
-    return Parts(extractor, backbone, residency, plan, quantized)
-
-
-def check_files(options: Namespace) -> "FoundParts | None":
+def check_files(options: Namespace) -> CheckedFiles:
     """Check the files of every part without importing anything heavy.
 
-    Models named as on the hub are fetched here, but not for a dry run.
-
-    Returns:
-        The quantized parts that are fit for this run; None without ``--quantize``.
+    Args:
+        options: as `command.decide.parse` returns them. Models named as on the hub are fetched here, but not
+            for a dry run.
 
     Raises:
         InputError: the first file that is missing or wrong.
     """
-    download = not options.dry_run
-    quantized = None
+    files = CheckedFiles()
     if options.backbone == "sd3":
-        from sd3.checkpoint import check_sd3
-
-        model, lora_path, vae_path = (
-            options.pretrained_model_name_or_path,
-            options.lora_path,
-            options.vae_path,
-        )
-        if options.quantize:
-            from int8.run_part import find_parts
-
-            quantized = find_parts(options.quantized_dir, model, lora_path, vae_path, download)
-            for warning in quantized.warnings(options.quantized_dir):
-                log.warning("%s", warning)
-        replaced = quantized.folders if quantized else ()
-        check_sd3(model, lora_path, vae_path, options.lora_rank, replaced, download)
+        _check_sd3(options, files)
     if options.prompt_type == "dape":
-        _check_ram(options)
+        files.ram = _check_ram(options)
     if options.prompt_type == "vlm":
-        from prompts.qwen_vl import check_vlm_folder
+        from prompts.vlm_files import check_vlm_folder
 
-        check_vlm_folder(options.vlm_path, options.vlm_lora_path, download)
-    return quantized
+        files.vlm = check_vlm_folder(options.vlm_path, options.vlm_lora_path, not options.dry_run)
+        if options.ram_path is not None:
+            try:
+                files.ram = _check_ram(options)
+            except InputError as error:
+                if options.ram_given:
+                    raise
+                log.warning(
+                    "an answer of the VLM that is no prompt will be left empty, without RAM: %s", error
+                )
+    return files
 
 
-def _check_ram(options: Namespace) -> None:
+def _check_sd3(options: Namespace, files: CheckedFiles) -> None:
+    from sd3.checkpoint import check_sd3, find_sd3
+
+    model, sr_files = options.pretrained_model_name_or_path, (options.lora_path, options.vae_path)
+    download = not options.dry_run
+    if options.quantize:
+        from int8.find_parts import read_parts
+
+        files.quantized = read_parts(options.quantized_dir)
+        base = find_sd3(model, files.quantized.records, download)
+        files.quantized.refuse_others_sources(base, *sr_files)
+    replaced = files.quantized.records if files.quantized else ()
+    files.sd3 = check_sd3(model, *sr_files, options.lora_rank, replaced, download)
+    if not files.quantized:
+        return
+    if files.quantized.records and not options.dry_run:
+        from int8.run_part import refuse_what_does_not_open
+
+        before = len(files.quantized.records)
+        refuse_what_does_not_open(files.quantized)
+        if len(files.quantized.records) < before:  # PyTorch's files are needed after all
+            files.sd3 = check_sd3(model, *sr_files, options.lora_rank, files.quantized.records, download)
+    for warning in files.quantized.warnings():
+        log.warning("%s", warning)
+
+
+def _check_ram(options: Namespace) -> "RamFiles":
     from ram.files import check_ram_files
 
-    check_ram_files(options.ram_path, options.ram_ft_path, options.ram_tags, options.ram_thresholds)
+    return check_ram_files(options.ram_path, options.ram_ft_path, options.ram_tags, options.ram_thresholds)
 
 
-def _choose_extractor(
-    options: Namespace, plan: "DevicePlan", residency: "Residency", times: StageTimes
-) -> "PromptExtractor":
-    from machine.residency import choose_dtype
-    from prompts.extractors import NullExtractor, VlmExtractor
+def build_parts(options: Namespace, files: CheckedFiles, times: StageTimes) -> Parts:
+    """Build the prompt extractor and the SR backbone on this machine.
 
-    if options.prompt_type == "null":
-        return NullExtractor()
-    if options.prompt_type == "dape":
-        return _dape(options, plan, residency, times)
-    fallback = None
-    if options.ram_path is not None:
-        try:
-            _check_ram(options)
-            fallback = _dape(options, plan, residency, times)
-        except InputError as error:
-            if options.ram_given:
-                raise
-            log.warning("an answer of the VLM that is no prompt will be left empty, without RAM: %s", error)
-    from prompts.qwen_vl import check_vlm_folder
+    Args:
+        options: as `command.decide.parse` returns them: ``backbone`` and ``prompt_type`` are decided there.
+        files: from `check_files`.
+        times: shared by all parts.
 
-    stored = check_vlm_folder(options.vlm_path, options.vlm_lora_path).dtype
-    return VlmExtractor(
-        options.vlm_path,
-        options.vlm_lora_path,
-        residency,
-        plan.vlm,
-        choose_dtype(options.mixed_precision, plan.vlm, stored),
-        options.max_new_tokens,
-        options.batch_size,
-        times,
-        fallback,
+    Raises:
+        InputError: a device is not there, or weights do not fit their configuration.
+    """
+    machine = Machine.choose(
+        options.device, options.mixed_precision, options.efficient_memory, options.batch_size, times
     )
+    extractor = _build_extractor(options, files, machine)
+    backbone = _build_backbone(options, files, machine)
+    for shortage in machine.residency.shortages(options.batch_size, options.process_size):
+        log.warning("%s", shortage)
+    return Parts(extractor, backbone, machine, files.quantized)
 
 
-def _dape(
-    options: Namespace, plan: "DevicePlan", residency: "Residency", times: StageTimes
-) -> "DapeExtractor":
-    from machine.residency import choose_dtype
-    from prompts.extractors import DapeExtractor
+def _build_extractor(options: Namespace, files: CheckedFiles, machine: Machine) -> "PromptExtractor":
+    from prompts.extractors import DapeExtractor, NullExtractor, VlmExtractor
 
-    return DapeExtractor(
-        options.ram_path,
-        options.ram_ft_path,
-        options.ram_tags,
-        options.ram_thresholds,
-        residency,
-        plan.vlm,
-        choose_dtype(options.mixed_precision, plan.vlm),
-        options.batch_size,
-        times,
-    )
+    dape = DapeExtractor(files.ram, machine) if files.ram else None
+    if files.vlm:
+        return VlmExtractor(files.vlm, machine, options.max_new_tokens, dape)
+    return dape or NullExtractor()
 
 
-def _choose_backbone(
-    options: Namespace,
-    plan: "DevicePlan",
-    residency: "Residency",
-    times: StageTimes,
-    quantized: "FoundParts | None",
-) -> "SRBackbone":
-    if options.backbone == "embedded":
-        from machine.residency import choose_dtype
-        from plain_sr.esrgan import EmbeddedBackbone
+def _build_backbone(options: Namespace, files: CheckedFiles, machine: Machine) -> "SRBackbone":
+    if files.sd3 is None:
+        from plain_sr.embedded import EmbeddedBackbone
 
-        dtype = choose_dtype(options.mixed_precision, plan.sr)
-        return EmbeddedBackbone(plan.sr, dtype, options.batch_size, times)
-    from osediff_sd3 import OSEDiffSD3, Tiles
+        return EmbeddedBackbone(machine)
+    from osediff_sd3 import OSEDiffSD3
 
-    tiles = Tiles(
-        vae_encoder=options.vae_encoder_tiled_size,
-        vae_decoder=options.vae_decoder_tiled_size,
-        latent=options.latent_tiled_size,
-        latent_overlap=options.latent_tiled_overlap,
-    )
-    loaders = {}
-    if quantized:
-        from int8.run_part import stand_ins
+    tile_sizes = tiles(options)
+    stand_ins = None
+    if files.quantized:
+        from int8.run_part import stand_ins as load_sessions
 
-        loaders = stand_ins(quantized, options.pretrained_model_name_or_path, tiles)
+        stand_ins = load_sessions(files.quantized, files.sd3.vae_config, tile_sizes)
     return OSEDiffSD3(
-        options.pretrained_model_name_or_path,
-        options.lora_path,
-        options.vae_path,
-        plan=plan,
-        residency=residency,
-        times=times,
-        mixed_precision=options.mixed_precision,
-        batch_size=options.batch_size,
-        tiles=tiles,
-        lora_rank=options.lora_rank,
-        xformers=options.enable_xformers_memory_efficient_attention,
-        stand_ins=loaders,
-        stand_in_bytes=quantized.bytes() if quantized else None,
+        files.sd3, machine, tile_sizes, stand_ins, options.enable_xformers_memory_efficient_attention
     )

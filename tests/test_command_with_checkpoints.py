@@ -115,7 +115,7 @@ def test_a_chain_with_the_vlm_steers_with_its_answers(command, tmp_path, kind):
     assert [step["extractor"] for step in prompts(tmp_path, "turned")] == ["vlm", "vlm"]
     extractor = report(tmp_path)["settings"]["extractor"]
     assert extractor["model"].endswith("qwen")
-    assert extractor["adapter"]["sha256"]
+    assert len(extractor["adapter"]["adapter_model.safetensors"]) == 64
     assert (tmp_path / "per-sample/scene/txt/0.txt").read_text() == prompts(tmp_path)[0]["prompt"]
 
 
@@ -261,3 +261,48 @@ def test_dry_run_prints_what_each_model_takes_and_loads_none(command, tmp_path):
 
 def test_merge_and_unload_lora_is_accepted_for_old_scripts(command, tmp_path):
     assert command("inference_coz", *SMALL, "-o", tmp_path, "--dry_run", "--merge_and_unload_lora").code == 0
+
+
+# whose weights made the pictures
+
+
+def other_weights(file) -> None:
+    """Change a weight, and neither the file's size nor its header."""
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 0x40
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("copied", "file", "options"),
+    [
+        ("sd3", "text_encoder/model.safetensors", (*SD3, *SR)),
+        ("sd3", "vae/diffusion_pytorch_model.safetensors", (*SD3, *SR)),
+        ("sd3", "tokenizer_2/merges.txt", (*SD3, *SR)),
+        ("qwen", "model.safetensors", (*SD3, *SR, *VLM)),
+        ("RAM", "ram_swin_tiny.pth", (*SD3, *SR, *DAPE)),
+    ],
+)
+def test_a_folder_made_with_other_weights_of_the_same_size_is_not_gone_on_with(
+    command, tmp_path, copied, file, options
+):
+    theirs = tmp_path / copied
+    shutil.copytree(PARITY / copied, theirs)
+    given = [str(option).replace(str(PARITY / copied), str(theirs)) for option in options]
+    arguments = ("-i", PARITY / "input", "--process_size", 64, "--rec_num", 1, "-o", tmp_path / "out", *given)
+    assert command("inference_coz", *arguments).code == 0
+    assert command("inference_coz", *arguments).code == 0, "the same files are the same"
+    if file.endswith(".pth"):  # a torch file checks its parts' sums: tensors are exchanged within it
+        import torch
+
+        content = torch.load(theirs / file, weights_only=True)
+        content["model"]["fc.bias"] += 1
+        torch.save(content, theirs / file)
+    elif file.endswith(".txt"):
+        (theirs / file).write_bytes((theirs / file).read_bytes() + b"\n")
+    else:
+        other_weights(theirs / file)
+    done = command("inference_coz", *arguments)
+    assert done.code == 2
+    assert "made with other settings" in done.err
+    assert file.rpartition("/")[2].split(".")[0] in done.err or "ram" in done.err

@@ -1,0 +1,206 @@
+"""What inference_coz.py's options decide together, and every check that needs neither picture nor model."""
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from checkpoints.hub import SD3_NAME, VLM_NAME
+from checkpoints.places import DAPE, QUANTIZED, RAM, SR_LORA, SR_VAE
+from command.arguments import underscored
+from command.options import MAX_NEW_TOKENS, build_parser
+from errors import InputError
+from zoom.settings import MOST_STEPS, RESIZE_KINDS, SMALLEST_STATE, ChainSettings, Tiles
+
+# What an option of the command is called whose value is a field of `zoom.settings.Tiles`.
+TILE_OPTIONS = {
+    "vae_encoder": "vae_encoder_tiled_size",
+    "vae_decoder": "vae_decoder_tiled_size",
+    "latent": "latent_tiled_size",
+    "latent_overlap": "latent_tiled_overlap",
+}
+# Options that only one part reads, with their defaults: given without that part, they are refused.
+SD3_OPTIONS = {
+    "pretrained_model_name_or_path": None,
+    "lora_path": None,
+    "vae_path": None,
+    "no_sr_lora": False,
+    "lora_rank": None,
+    **{option: getattr(Tiles(), field) for field, option in TILE_OPTIONS.items()},
+    "enable_xformers_memory_efficient_attention": False,
+    "quantize": False,
+    "quantized_dir": None,
+}
+VLM_OPTIONS = {"vlm_path": VLM_NAME, "vlm_lora_path": None, "max_new_tokens": MAX_NEW_TOKENS}
+NETWORK_OPTIONS = {
+    "device": "auto",
+    "mixed_precision": "auto",
+    "efficient_memory": False,
+    "align_method": ChainSettings().align_method,
+    "prompt": "",
+    "prompts_file": None,
+}
+RAM_OPTIONS = {"ram_path": RAM, "ram_ft_path": DAPE, "ram_tags": None, "ram_thresholds": None}
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse and check the command line.
+
+    Raises:
+        InputError: values that cannot go together, or files that are not there.
+        SystemExit: for ``--help``, and (code 2) for arguments that argparse refuses.
+    """
+    options = build_parser().parse_args(underscored(arguments))
+    check(options)
+    decide(options)
+    return options
+
+
+def chain_settings(options: argparse.Namespace) -> ChainSettings:
+    """Return what the options say of the chain."""
+    fields = (field.name for field in dataclasses.fields(ChainSettings))
+    return ChainSettings(**{name: getattr(options, name) for name in fields})
+
+
+def tiles(options: argparse.Namespace) -> Tiles:
+    """Return the tile sizes.
+
+    Raises:
+        InputError: they do not work.
+    """
+    return Tiles(**{field: getattr(options, option) for field, option in TILE_OPTIONS.items()})
+
+
+def check(options: argparse.Namespace) -> None:
+    """Check values and paths, as far as nothing has to be opened.
+
+    Raises:
+        InputError: the first thing that is wrong.
+    """
+    size = options.process_size
+    if size < SMALLEST_STATE or size % 16:
+        nearest = max(SMALLEST_STATE, round(size / 16) * 16)
+        raise InputError(
+            f"--process_size {size}: must be a multiple of 16, at least {SMALLEST_STATE}; take {nearest}"
+        )
+    if not 2 <= options.upscale <= 8:
+        raise InputError(f"--upscale {options.upscale}: must be from 2 to 8")
+    if not 0 <= options.seed < 2**63:
+        raise InputError(f"--seed {options.seed}: must be from 0 to 2**63 - 1")
+    if options.rec_num > MOST_STEPS:
+        raise InputError(f"--rec_num {options.rec_num}: at most {MOST_STEPS}")
+    for path in options.input_image:
+        if not os.path.exists(path):  # noqa: PTH110 (never raises)
+            link = " (a link to nothing)" if path.is_symlink() else ""
+            raise InputError(f"{path}: no such file or folder{link}")
+    if options.output_dir.exists() and not options.output_dir.is_dir():
+        raise InputError(f"--output_dir {options.output_dir}: is a file; give a folder")
+    _must_be_file(options, "prompts_file")
+
+
+def decide(options: argparse.Namespace) -> None:
+    """Put what ``auto`` and the unset options stand for into their place.
+
+    Raises:
+        InputError: an option is given whose part takes no part, or a file that is needed is not.
+    """
+    resizes_only = options.rec_type in RESIZE_KINDS
+    if options.backbone == "auto":
+        options.backbone = "embedded" if options.pretrained_model_name_or_path is None else "sd3"
+    if resizes_only:
+        only = f"--rec_type {options.rec_type} only resizes"
+        if options.prompt_type in ("dape", "vlm"):
+            raise InputError(
+                f"--prompt_type {options.prompt_type}: {only}, and nothing is asked; leave one out"
+            )
+        for name, default in NETWORK_OPTIONS.items():
+            if getattr(options, name) != default:
+                raise InputError(f"--{name}: {only}, without any network; leave one of the two out")
+        options.prompt_type = "null"
+    elif options.prompt_type == "auto":
+        options.prompt_type = _auto_prompt_type(options)
+    uses_sd3 = options.backbone == "sd3" and not resizes_only
+    _refuse_idle(options, SD3_OPTIONS, uses_sd3, "--backbone sd3, and with kinds that do not only resize")
+    _refuse_idle(options, VLM_OPTIONS, options.prompt_type == "vlm", "--prompt_type vlm")
+    uses_ram = options.prompt_type in ("dape", "vlm")
+    options.ram_given = options.ram_path is not None
+    _refuse_idle(
+        options, RAM_OPTIONS, uses_ram, "--prompt_type dape (or vlm, for answers that are no prompt)"
+    )
+    if options.efficient_memory and options.backbone == "embedded" and options.prompt_type == "null":
+        raise InputError(
+            "--efficient_memory only goes with models that are big: --backbone sd3, or a prompt extractor"
+        )
+    if uses_sd3:
+        _decide_sd3(options)
+    if uses_ram:
+        _decide_ram(options)
+    if options.vlm_lora_path is not None and not options.vlm_lora_path.is_dir():
+        raise InputError(f"--vlm_lora_path {options.vlm_lora_path}: no such folder")
+
+
+def _auto_prompt_type(options: argparse.Namespace) -> str:
+    if options.backbone == "embedded":  # it takes no prompts
+        return "null"
+    if options.vlm_path is not None or options.vlm_lora_path is not None:
+        return "vlm"
+    return "dape" if options.ram_path is not None or RAM.is_file() else "null"
+
+
+def _refuse_idle(options: argparse.Namespace, defaults: dict[str, Any], in_use: bool, wanted: str) -> None:
+    """Refuse options that nothing would read; where they are read, fill in their defaults."""
+    for name, default in defaults.items():
+        given = getattr(options, name)
+        if not in_use and given not in (None, False):
+            raise InputError(f"--{name} only goes with {wanted}")
+        is_missing_file = isinstance(default, Path) and not default.is_file()
+        if given is None and not is_missing_file:
+            setattr(options, name, default)
+
+
+def _must_be_file(options: argparse.Namespace, name: str) -> None:
+    """Refuse a file that is given and not there."""
+    path = getattr(options, name)
+    if path is not None and not path.is_file():
+        raise InputError(f"--{name} {path}: no such file")
+
+
+def _decide_sd3(options: argparse.Namespace) -> None:
+    if options.pretrained_model_name_or_path is None:
+        raise InputError(
+            "--backbone sd3 wants --pretrained_model_name_or_path: a folder in diffusers layout, or "
+            f"{SD3_NAME}"
+        )
+    if options.quantized_dir is not None and not options.quantize:
+        raise InputError("--quantized_dir only goes with --quantize")
+    options.quantized_dir = options.quantized_dir or QUANTIZED
+    if options.no_sr_lora:
+        if options.lora_path is not None or options.vae_path is not None:
+            raise InputError("--no_sr_lora and --lora_path or --vae_path contradict each other; give one")
+        return
+    for name, default in (("lora_path", SR_LORA), ("vae_path", SR_VAE)):
+        path = getattr(options, name)
+        if path is None:
+            if not default.is_file():
+                raise InputError(
+                    f"--{name} is not given, and {default} is not there: ckpt/README.md says where to get "
+                    "it; --no_sr_lora if plain SD3 is meant"
+                )
+            setattr(options, name, default)
+        _must_be_file(options, name)
+
+
+def _decide_ram(options: argparse.Namespace) -> None:
+    if options.prompt_type == "dape" and options.ram_path is None:
+        raise InputError(
+            f"--prompt_type dape wants RAM: --ram_path is not given, and {RAM} is not there: "
+            "ckpt/README.md says where to get it"
+        )
+    for name in ("ram_path", "ram_ft_path"):
+        _must_be_file(options, name)
+    if options.ram_path is not None:
+        beside = options.ram_path.parent
+        options.ram_tags = options.ram_tags or beside / "ram_tag_list.txt"
+        options.ram_thresholds = options.ram_thresholds or beside / "ram_tag_list_threshold.txt"
