@@ -23,7 +23,7 @@ format: $(VENV)/installed-dev  ## let ruff lay out the code
 clean:  ## remove the environment and caches, keep the results
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
 
-$(VENV)/installed: requirements.txt
+$(VENV)/installed: requirements.txt requirements-common.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is too old: Python 3.11 or newer is needed; name one with make PYTHON=..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -13,6 +13,20 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # read by torch when a 
     os.environ[variable] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs a hub is a mistake
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide accelerators, but from tests that ask for one (``-m gpu``): ``--device auto`` means the CPU."""
+    if config.getoption("markexpr") != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+@pytest.fixture(autouse=True)
+def _no_apple_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for Macs, where no environment variable does it."""
+    if sys.platform == "darwin" and request.node.get_closest_marker("gpu") is None:
+        monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+
+
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
 PARITY = DATA / "parity"
