@@ -21,7 +21,7 @@ peak memory; ncnn took 3.6 to 4.5 s and 1248 MB beside them:
     PyTorch, contiguous                     3.8 to 4.1 s    618 MB
     onnxruntime 1.32 (arena on / off)       3.0 / 3.0 s     641 / 479 MB
     OpenVINO 2026.4 (f32, static shape)     2.6 s           445 MB
-    Winograd as matrix products             1.6 to 1.8 s    487 MB       what esrgan.py does
+    Winograd as matrix products             1.6 to 1.8 s    487 MB       what plain_sr/winograd.py does
 """
 
 import argparse
@@ -59,16 +59,28 @@ def load_torch(engine: str, threads: int) -> Step:
     """Prepare this project's backbone, in one of its forms."""
     import torch
 
-    from machine.stage_times import StageTimes
-    from plain_sr import esrgan
+    from machine.machine import Machine
+    from plain_sr import embedded
+    from plain_sr.rrdbnet import RRDBNet
+    from zoom.protocols import StepInput
+
+    def place_directly(network: RRDBNet, device: torch.device, dtype: torch.dtype) -> RRDBNet:
+        return network.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     torch.set_num_threads(threads)
-    dtype = torch.bfloat16 if engine == "bf16" else torch.float32
-    backbone = esrgan.EmbeddedBackbone(torch.device("cpu"), dtype, batch_size=1, times=StageTimes())
     if engine == "direct":
-        network = esrgan.read_network(esrgan.X4PLUS).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        backbone.networks[esrgan.X4PLUS.name] = network
-    return lambda crop: np.asarray(next(iter(backbone([crop], 4 * CROP, [""], [0], step=1))))
+        embedded.place = place_directly
+    precision = "bf16" if engine == "bf16" else "fp32"
+    backbone = embedded.EmbeddedBackbone(Machine.choose("cpu", precision))
+
+    def step(crop: Image.Image) -> np.ndarray:
+        sr_input = crop.resize((4 * CROP, 4 * CROP), Image.Resampling.BICUBIC)
+        (picture,) = backbone([StepInput(crop, sr_input)], [""], [0], step=1)
+        if isinstance(picture, Exception):
+            raise picture
+        return np.asarray(picture)
+
+    return step
 
 
 def load_ncnn(threads: int) -> Step:

@@ -98,17 +98,17 @@ def print_report(report: dict, seconds: float, peak: int) -> int:
 
 def write_sd3(folder: Path) -> None:
     """Write SD3-medium in diffusers layout: real sizes, random weights."""
-    from sd3.checkpoint import FOLDERS, TOKENIZERS
     from sd3.networks import build_on_meta
+    from sd3.spec import PARTS, TOKENIZERS
 
     source = DATA / "sd3_medium"
     shutil.copytree(source, folder, dirs_exist_ok=True)
     for name in TOKENIZERS:
         shutil.copytree(DATA / "parity" / "sd3" / name, folder / name, dirs_exist_ok=True)
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
-    for part, name in FOLDERS.items():
-        model = build_on_meta(part, json.loads((source / name / "config.json").read_text()))
-        shapes.setdefault(name, {}).update(
+    for part, spec in PARTS.items():
+        model = build_on_meta(part, json.loads((source / spec.folder / "config.json").read_text()))
+        shapes.setdefault(spec.folder, {}).update(
             {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
         )
     shapes["text_encoder_3"].pop("encoder.embed_tokens.weight")  # tied to shared.weight, stored once

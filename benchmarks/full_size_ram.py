@@ -3,9 +3,9 @@
     python benchmarks/full_size_ram.py [--folder DIR]
 
 Writes a 5.6 GB file of random numbers with the names, shapes and dtypes of ram_swin_large_14m.pth (the
-optimizer and the unused caption parts included), and a DAPE.pth, into a temporary folder; loads both in a
-fresh process, once with the file dropped from the page cache and once from the cache; removes the files.
-Needs 6 GB of disk and 7 GB of memory for a minute.
+optimizer and the unused caption parts included), a DAPE.pth and tag files, into a temporary folder; loads
+them in a fresh process, once with the file dropped from the page cache and once from the cache; removes the
+files. Needs 6 GB of disk and 7 GB of memory for a minute.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def write(folder: Path) -> None:
-    """Write ram.pth and DAPE.pth with random weights, in the layout that the manifests in tests/data list."""
+    """Write ram.pth and DAPE.pth with random weights, as tests/data's manifests list them, and tag files."""
     import torch
 
     def random(shape: str, dtype: str) -> "torch.Tensor":
@@ -72,6 +72,9 @@ def write(folder: Path) -> None:
             left -= 8 * weight.numel()
     optimizer = {"state": state, "param_groups": [{"lr": 1e-5, "params": list(state)}]}
     torch.save({"model": weights, "optimizer": optimizer, "epoch": 4}, folder / "ram.pth")
+    tags = len(weights["label_embed"])
+    (folder / "tags.txt").write_text("".join(f"tag {number}\n" for number in range(tags)))
+    (folder / "thresholds.txt").write_text("0.68\n" * tags)
 
 
 def drop_from_cache(path: Path) -> None:
@@ -84,10 +87,11 @@ def drop_from_cache(path: Path) -> None:
 def load(folder: Path) -> None:
     """Load in this process and print the measured columns."""
     sys.path.insert(0, str(ROOT))
-    from ram.files import check_dape, read_ram_size
+    from ram.files import check_ram_files
 
     start = time.perf_counter()
-    check_dape(folder / "DAPE.pth", read_ram_size(folder / "ram.pth"))
+    names = ("ram.pth", "DAPE.pth", "tags.txt", "thresholds.txt")
+    files = check_ram_files(*(folder / name for name in names))
     checked = time.perf_counter()
     import torch
     from PIL import Image
@@ -95,11 +99,11 @@ def load(folder: Path) -> None:
     from ram.model import load_ram, prepare
 
     imported = time.perf_counter()
-    tagger = load_ram(folder / "ram.pth", folder / "DAPE.pth", torch.device("cpu"), torch.float32)
+    tagger = load_ram(files, torch.device("cpu"), torch.float32)
     loaded = time.perf_counter()
     peak = peak_gib()
     with torch.inference_mode():
-        logits = tagger(prepare(Image.new("RGB", (512, 512)), 384)[None])
+        logits = tagger(prepare(Image.new("RGB", (512, 512)), files.size.image_side)[None])
     assert math.isfinite(logits.sum().item())
     tagged = time.perf_counter()
     print(

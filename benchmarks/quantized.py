@@ -50,13 +50,15 @@ def measure(component: str, scratch: Path, calls: int) -> None:
     import torch
 
     from int8.calibration import read_calibration
-    from int8.make_part import Pipeline, quantize_part
+    from int8.make_part import quantize_part
+    from int8.pipeline import Pipeline
     from quantize_model import report
-    from sd3.checkpoint import FOLDERS, check_sd3
+    from sd3.checkpoint import check_sd3
+    from sd3.spec import PARTS
 
     model = scratch / "sd3"
     parameters = make_checkpoint(component, model)
-    others = FOLDERS.keys() - {component}
+    others = PARTS.keys() - {component}
     checkpoint = check_sd3(str(model), None, None, replaced=others)
     pipeline = Pipeline(checkpoint, read_calibration(None, 10), torch.device("cpu"))
     source = {"pretrained_model_name_or_path": "random weights"}
@@ -78,7 +80,8 @@ def print_latencies(component: str, pipeline, folder: Path, scratch: Path, calls
 
     from int8 import export
     from int8.choose_layers import compare
-    from int8.make_part import PartWeights, trace_part
+    from int8.make_part import trace_part
+    from int8.pipeline import PartWeights
     from int8.run_part import OnnxPart
     from sd3.networks import load_part
 
@@ -167,13 +170,13 @@ def make_checkpoint(component: str, folder: Path) -> int:
     import torch
     from safetensors.torch import save_file
 
-    from sd3.checkpoint import FOLDERS
     from sd3.networks import build_on_meta
+    from sd3.spec import PARTS, TOKENIZERS
 
     shutil.copytree(DATA / "sd3_medium", folder)
-    for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+    for name in TOKENIZERS:
         shutil.copytree(DATA / "parity" / "sd3" / name, folder / name)
-    own = folder / FOLDERS[component]
+    own = folder / PARTS[component].folder
     config = json.loads((own / "config.json").read_text(encoding="utf-8"))
     layers = config.get("num_hidden_layers") or config["num_layers"]
     network = build_on_meta(component, config)

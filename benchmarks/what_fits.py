@@ -1,7 +1,7 @@
 """Print what of SD3-medium and Qwen2.5-VL-3B fits where, as the Markdown tables of the README.
 
 Nothing is loaded and no GPU is needed: sizes are computed on the meta device from the published
-configurations (in tests/data), peaks by the plan that ``--dry_run`` prints (`residency.plan_memory`), at
+configurations (in tests/data), peaks by the plan that ``--dry_run`` prints (`machine.memory.plan_memory`), at
 512x512 with a batch of one.
 
     python benchmarks/what_fits.py
@@ -15,21 +15,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from machine.residency import Size
+    from machine.memory import Size
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 DATA = ROOT / "tests" / "data"
-
-TEXT_PARTS = ("text_enc_1", "text_enc_2", "text_enc_3")
-FIRST = (*TEXT_PARTS, "prompt.vlm")  # of two GPUs
 
 
 def main() -> None:
     """Print the table of components, then the table of machines."""
     import torch
 
-    from machine.residency import Size, plan_memory
+    from machine.memory import Size, plan_memory
+    from sd3.spec import TEXT_PARTS
 
     half, exact = sizes(torch.bfloat16), sizes(torch.float32)
     print("| component | parameters | bf16 | fp32 |\n|---|---:|---:|---:|")
@@ -39,7 +37,8 @@ def main() -> None:
 
     first, second, cpu = "cuda:0", "cuda:1", "cpu"
     on_one = {name: (size, first) for name, size in half.items()}
-    on_two = {name: (size, first if name in FIRST else second) for name, size in half.items()}
+    on_first = (*TEXT_PARTS, "prompt.vlm")
+    on_two = {name: (size, first if name in on_first else second) for name, size in half.items()}
     # int8 weights take a byte each; onnxruntime runs them on the CPU
     int8 = {
         name: (Size(size.parameters, size.parameters), cpu) if name in TEXT_PARTS else (size, first)
@@ -75,14 +74,14 @@ def sizes(dtype: "torch.dtype", by_block: bool = False) -> "dict[str, Size]":
     from accelerate import init_empty_weights
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    from machine.residency import Size
-    from sd3.checkpoint import FOLDERS
+    from machine.memory import Size
     from sd3.networks import build_on_meta, part_size
+    from sd3.spec import PARTS, VAE_PARTS
 
     found = {}
-    for part, folder in FOLDERS.items():
-        config = json.loads((DATA / "sd3_medium" / folder / "config.json").read_text())
-        stored = torch.bfloat16 if by_block and not part.startswith("vae") else None
+    for part, spec in PARTS.items():
+        config = json.loads((DATA / "sd3_medium" / spec.folder / "config.json").read_text())
+        stored = torch.bfloat16 if by_block and part not in VAE_PARTS else None
         found[part] = part_size(build_on_meta(part, config), dtype, stored, part == "transformer")
     with init_empty_weights():
         vlm = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(DATA / "qwen2_5_vl_3b"))
