@@ -1,36 +1,27 @@
 """What a weights file holds, read from its header: without torch, and without running code from the file.
 
 Safetensors files begin with a JSON table of names, dtypes, shapes and byte ranges. Files written by
-`torch.save` are zip archives whose ``data.pkl`` describes the tensors; its pickle is walked by an unpickler
-that knows tensors and plain containers and refuses everything else: a file with code in it is named, not run.
+`torch.save` are zip archives whose ``data.pkl`` describes the tensors (`checkpoints.torch_pickle`). Every
+file is untrusted: what it says of itself is bounded before it is followed, and must add up to its own size.
 """
 
 import json
 import math
-import pickle
 import zipfile
-from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from errors import InputError
 
-MAX_HEADER = 100_000_000  # bytes; the safetensors format's own limit
-
-# Storage classes of torch.save's pickles, and bytes an element.
-STORAGES = {
-    "DoubleStorage": ("F64", 8),
-    "FloatStorage": ("F32", 4),
-    "HalfStorage": ("F16", 2),
-    "BFloat16Storage": ("BF16", 2),
-    "LongStorage": ("I64", 8),
-    "IntStorage": ("I32", 4),
-    "ShortStorage": ("I16", 2),
-    "CharStorage": ("I8", 1),
-    "ByteStorage": ("U8", 1),
-    "BoolStorage": ("BOOL", 1),
-}
+MAX_HEADER = 16 * 2**20  # bytes of JSON; SD3's longest is 0.2 MB. The format itself allows 100 MB
+MAX_SIDE, MAX_AXES = 2**40, 8
+# Bytes an element, by safetensors' names of the types.
+TYPES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4,
+    "U16": 2, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "C64": 8,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,83 +42,73 @@ class TensorInfo:
         return math.prod(self.shape)
 
 
+def is_shape(value: object) -> bool:
+    """Tell whether a value read from a file can be the shape of a tensor."""
+    return (
+        isinstance(value, list | tuple)
+        and len(value) <= MAX_AXES
+        and all(type(side) is int and 0 <= side <= MAX_SIDE for side in value)
+    )
+
+
 def safetensors_info(path: Path) -> dict[str, TensorInfo]:
     """Return the tensors of a safetensors file by name.
 
     Raises:
-        InputError: missing, not a safetensors file, or shorter than its header says (half-downloaded).
+        InputError: missing, not a safetensors file, shorter than its header says (half-downloaded), or its
+            tensors do not lie in it one after the other, each as long as its shape says.
     """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            text = file.read(length) if length <= MAX_HEADER else b""
+            text = file.read(length) if length <= min(MAX_HEADER, size) else b""
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); download it again") from None
     if size < 8 or not (text.startswith(b"{") or length + 8 > size):
         raise InputError(f"{path}: not a safetensors file")
     if length + 8 > size:
         raise InputError(f"{path}: half-downloaded: ends within its header; download it again")
+    damaged = InputError(f"{path}: not a safetensors file (its header is damaged); download it again")
     try:
-        header: dict[str, Any] = json.loads(text)
-        header.pop("__metadata__", None)
-        expected = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        tensors = {
-            name: TensorInfo(tuple(entry["shape"]), str(entry["dtype"])) for name, entry in header.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-        raise InputError(f"{path}: not a safetensors file (its header is damaged)") from None
-    if size != expected:
-        what = "half-downloaded" if size < expected else "damaged"
-        raise InputError(f"{path}: {what}: {size:,} bytes of {expected:,}; download it again")
+        header = json.loads(text)
+    except (ValueError, RecursionError):
+        raise damaged from None
+    if not isinstance(header, dict):
+        raise damaged
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise damaged
+    ranges = []
+    tensors = {}
+    for name, entry in header.items():
+        tensor, begin, end = _entry(entry) or (None, 0, 0)
+        if tensor is None:
+            raise damaged
+        tensors[name] = tensor
+        ranges.append((begin, end))
+    at = 0
+    for begin, end in sorted(ranges):
+        if begin != at:
+            raise damaged
+        at = end
+    if size != 8 + length + at:
+        what = "half-downloaded" if size < 8 + length + at else "damaged"
+        raise InputError(f"{path}: {what}: {size:,} bytes of {8 + length + at:,}; download it again")
     return tensors
 
 
-class _CodeInPickle(Exception):
-    """The pickle asks for something that is neither a tensor nor a plain container."""
-
-
-@dataclass(frozen=True)
-class _Storage:
-    dtype: str
-    key: str
-    bytes: int
-
-
-def _tensor_info(storage: _Storage, offset: int, size: tuple[int, ...], *rest: Any) -> TensorInfo:
-    """Stand in for torch's `_rebuild_tensor_v2`: keep the shape, leave the data alone."""
-    return TensorInfo(tuple(size), storage.dtype)
-
-
-def _parameter_info(tensor: TensorInfo, *rest: Any) -> TensorInfo:
-    """Stand in for torch's `_rebuild_parameter`."""
-    return tensor
-
-
-class _HeaderUnpickler(pickle.Unpickler):
-    def __init__(self, file: Any) -> None:
-        super().__init__(file)
-        self.storages: list[_Storage] = []
-
-    def find_class(self, module: str, name: str) -> Any:
-        known = {
-            ("collections", "OrderedDict"): OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): _tensor_info,
-            ("torch._utils", "_rebuild_parameter"): _parameter_info,
-        }
-        if (module, name) in known:
-            return known[module, name]
-        if module == "torch" and name in STORAGES:
-            return STORAGES[name]
-        raise _CodeInPickle(f"{module}.{name}")
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        kind, (dtype, width), key, _location, elements = pid
-        if kind != "storage":
-            raise pickle.UnpicklingError(f"unknown persistent id {kind}")
-        storage = _Storage(dtype, str(key), elements * width)
-        self.storages.append(storage)
-        return storage
+def _entry(entry: object) -> tuple[TensorInfo, int, int] | None:
+    """Read one entry of a header; None where it is none, or its bytes are not as many as its shape says."""
+    if not isinstance(entry, dict):
+        return None
+    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not (isinstance(dtype, str) and dtype in TYPES and isinstance(shape, list) and is_shape(shape)):
+        return None
+    if not (isinstance(offsets, list) and len(offsets) == 2 and all(type(one) is int for one in offsets)):
+        return None
+    tensor, (begin, end) = TensorInfo(tuple(shape), dtype), offsets
+    return (tensor, begin, end) if begin >= 0 and end - begin == tensor.elements * TYPES[dtype] else None
 
 
 def torch_file_info(path: Path) -> Any:
@@ -140,34 +121,44 @@ def torch_file_info(path: Path) -> Any:
         The saved object, normally a list or a dict.
 
     Raises:
-        InputError: missing, not such a file, half-downloaded, or a pickle with code in it.
+        InputError: missing, not such a file, half-downloaded, or a pickle with more than tensors in it.
     """
+    from checkpoints.torch_pickle import MAX_PICKLE, CodeInPickle, DamagedPickle, read_pickle
+
     try:
         with zipfile.ZipFile(path) as archive:
-            sizes = {info.filename: info.file_size for info in archive.infolist()}
-            pickles = [name for name in sizes if name.endswith("/data.pkl")]
+            entries = {info.filename: info for info in archive.infolist()}
+            pickles = [name for name in entries if name.endswith("/data.pkl")]
             if len(pickles) != 1:
                 raise InputError(f"{path}: a zip archive, but not written by torch.save")
-            with archive.open(pickles[0]) as file:
-                unpickler = _HeaderUnpickler(file)
-                content = unpickler.load()
+            folder = pickles[0].removesuffix("data.pkl")
+            ours = [info for info in archive.infolist() if info.filename.startswith(folder)]
+            if len(ours) != len({info.filename for info in ours}) or any(info.compress_type for info in ours):
+                raise InputError(f"{path}: not as torch.save writes it (compressed); download it again")
+            if entries[pickles[0]].file_size > MAX_PICKLE:
+                raise InputError(f"{path}: its pickle is too long for weights; get it from its publisher")
+            content, storages = read_pickle(archive.read(pickles[0]))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except zipfile.BadZipFile:
         raise InputError(f"{path}: {_why_not_zip(path)}") from None
-    except _CodeInPickle as code:
+    except CodeInPickle as code:
         raise InputError(
-            f"{path}: holds code ({code}), not only tensors; refused: get the file from its publisher"
+            f"{path}: holds code ({str(code)[:80]}), not only tensors; refused: get the file from its"
+            " publisher"
         ) from None
-    except InputError:
-        raise
-    except Exception as error:  # a damaged pickle fails in any way at all
+    except DamagedPickle as error:
         raise InputError(f"{path}: its pickle is damaged ({error}); download it again") from None
-    folder = pickles[0].removesuffix("data.pkl")
-    for storage in unpickler.storages:
-        if sizes.get(f"{folder}data/{storage.key}") != storage.bytes:
-            raise InputError(f"{path}: damaged: tensor data {storage.key} is incomplete; download it again")
+    except (NotImplementedError, RuntimeError, ValueError, EOFError):  # zipfile's, of odd archives
+        raise InputError(f"{path}: a damaged archive; download it again") from None
+    _check_storages(path, folder, {name: info.file_size for name, info in entries.items()}, storages)
     return content
+
+
+def _check_storages(path: Path, folder: str, sizes: Mapping[str, int], storages: Mapping[str, int]) -> None:
+    for key, expected in storages.items():
+        if sizes.get(f"{folder}data/{key}") != expected:
+            raise InputError(f"{path}: damaged: tensor data {key[:40]} is incomplete; download it again")
 
 
 def _why_not_zip(path: Path) -> str:
