@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from checkpoints.folders import read_json
+from checkpoints.gate import blaming
 from errors import InputError, PictureError
 from machine.machine import Machine
 from machine.memory import Size
@@ -89,7 +91,7 @@ class OSEDiffSD3:
         self._side_step = vae_pixels(vae) * checkpoint.transformer_config["patch_size"]
         self._timestep = one_step(checkpoint.folder)
         self._parts = ResidentParts(checkpoint, machine, self.tiles, stand_ins or {}, xformers)
-        self.text = TextEncoders(checkpoint.folder, self._parts, machine)
+        self.text = TextEncoders(checkpoint, self._parts, machine)
 
     def describe(self) -> dict[str, object]:
         """Say what computes the pixels: files, precision, tiling. For run.json, and compared on resume."""
@@ -216,13 +218,12 @@ def one_step(folder: Path) -> torch.Tensor:
     """Return the timestep of a one-step schedule, (1,): 1000 for SD3, where sigma goes from 1 to 0."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    try:
-        scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(
-            (folder / SCHEDULER).parent, local_files_only=True
-        )
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder / 'scheduler'}: no scheduler_config.json of SD3 ({error})") from None
-    scheduler.set_timesteps(1)
+    path = folder / SCHEDULER
+    if read_json(path).get("_class_name") != FlowMatchEulerDiscreteScheduler.__name__:
+        raise InputError(f"{path}: not the scheduler of SD3; use SD3's own")
+    with blaming(path, "use SD3's own"):
+        scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(path.parent, local_files_only=True)
+        scheduler.set_timesteps(1)
     if scheduler.sigmas.tolist() != [1.0, 0.0]:
         raise InputError(f"{folder / 'scheduler'}: its one step is not from sigma 1 to 0; use SD3's own")
     return scheduler.timesteps[:1]

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from checkpoints.gate import check_configuration
 from checkpoints.headers import TensorInfo, safetensors_info
 from errors import InputError
 
+LONGEST_LISTING = 160  # characters of tensors that a message names
+MAX_JSON = 32 * 2**20  # bytes; the longest index has 0.2 MB
 STEMS = ("model", "diffusion_pytorch_model")  # transformers' name and diffusers' name of the weights
 Names = Sequence[tuple[str, str]]  # of weights files: stem and variant
 VARIANTS: Names = [(stem, variant) for variant in ("", ".fp16") for stem in STEMS]
@@ -50,6 +53,8 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: it is missing, no JSON, or no object.
     """
     try:
+        if path.stat().st_size > MAX_JSON:
+            raise InputError(f"{path}: too long for a configuration; download it again")
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); download the folder again") from None
@@ -102,6 +107,7 @@ def read_model(folder: Path, weights: bool = True, names: Names = VARIANTS) -> M
         InputError: a file is missing, damaged or half-downloaded, or the weights are in 8 bits.
     """
     config = read_json(folder / "config.json")
+    check_configuration(config, folder / "config.json")
     if not weights:
         return ModelFiles(folder, config, (), {})
     files, index = weights_files(folder, names)
@@ -154,6 +160,10 @@ def refuse_differences(
         if name in found and tuple(found[name]) != tuple(shape)
     ]
     if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        faults.sort()
+        shown = faults[:1] + [
+            fault for fault in faults[1:3] if len(faults[0]) + len(fault) < LONGEST_LISTING // 2
+        ]
+        more = f" and {len(faults) - len(shown)} more" if len(faults) > len(shown) else ""
         end = f": {way_out}" if way_out else ""
-        raise InputError(f"{problem}: {'; '.join(sorted(faults)[:3])}{more}{end}")
+        raise InputError(f"{problem}: {'; '.join(one[:LONGEST_LISTING] for one in shown)}{more}{end}")

@@ -7,7 +7,6 @@ its pattern of target modules also matches today's vision tower, and PEFT then w
 that were never trained; here every weight is accounted for, and nothing is left wrapped.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -15,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import regex
+
+from checkpoints.folders import read_json
 from checkpoints.headers import safetensors_info
 from errors import InputError
 
@@ -33,6 +35,8 @@ _UNSUPPORTED = (
     "lora_bias",
     "trainable_token_indices",
 )
+MAX_RANK, MAX_ALPHA = 2**16, 2**20
+SECONDS = 1.0  # for one name
 _KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 
 
@@ -68,11 +72,8 @@ def check_vlm_adapter(folder: Path, linears: Mapping[str, tuple[int, ...]]) -> V
     for path in (config_path, file):
         if not path.is_file():
             raise InputError(f"{path}: no such file: give the PEFT folder that holds {path.name}")
-    try:
-        config: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
-        rank, alpha, targets = config["r"], config["lora_alpha"], config["target_modules"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{config_path}: not the configuration of a PEFT LoRA") from error
+    config = read_json(config_path)
+    rank, alpha, targets = _settings(config, config_path)
     unsupported = [key for key in _UNSUPPORTED if config.get(key)]
     if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or unsupported:
         what = unsupported[0] if unsupported else "a kind of adapter"
@@ -105,6 +106,31 @@ def check_vlm_adapter(folder: Path, linears: Mapping[str, tuple[int, ...]]) -> V
     return VlmAdapter(file, config_path, scale, {name: (pair["A"], pair["B"]) for name, pair in keys.items()})
 
 
+def _settings(config: dict[str, Any], path: Path) -> tuple[int, float, str | list[str]]:
+    """Return rank, alpha and target modules; InputError where they are none."""
+    rank: Any
+    alpha: Any
+    targets: Any
+    rank, alpha, targets = (config.get(key) for key in ("r", "lora_alpha", "target_modules"))
+    is_number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+    if (
+        isinstance(rank, int)
+        and not isinstance(rank, bool)
+        and 0 < rank < MAX_RANK
+        and is_number
+        and 0 < alpha < MAX_ALPHA
+    ):
+        if isinstance(targets, list) and all(isinstance(one, str) for one in targets):
+            return rank, alpha, targets
+        if isinstance(targets, str):
+            try:
+                regex.compile(targets)
+                return rank, alpha, targets
+            except regex.error:
+                raise InputError(f"{path}: target_modules is no pattern") from None
+    raise InputError(f"{path}: not the configuration of a PEFT LoRA")
+
+
 def merge_vlm_adapter(model: "torch.nn.Module", adapter: VlmAdapter, dtype: "torch.dtype") -> None:
     """Add an adapter to a Qwen2.5-VL model's weights: W' = W + alpha / r * B A, in float32, cast once.
 
@@ -134,5 +160,6 @@ def _is_target(name: str, targets: str | list[str]) -> bool:
     if targets == "all-linear":
         return True
     if isinstance(targets, str):
-        return re.fullmatch(targets, name) is not None
+        # a pattern from a file may take for ever on purpose; TimeoutError is one of the file's faults
+        return regex.fullmatch(targets, name, timeout=SECONDS) is not None
     return any(name == target or name.endswith(f".{target}") for target in targets)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from PIL.Image import Image
 
+from checkpoints.gate import blaming
 from errors import PictureError
 from machine.machine import Machine
 from machine.memory import Size
-from prompts.qwen_vl import QwenProcessor, answer_fault, generate, load_vlm, one_line
+from prompts.qwen_vl import QwenProcessor, answer_fault, check_vlm, generate, load_vlm, one_line
 from prompts.vlm_files import VlmFiles
 from ram.files import RamFiles
 from zoom.protocols import Prompt, StepInput
@@ -65,7 +66,8 @@ class DapeExtractor:
     def _load(self, device: "torch.device") -> "torch.nn.Module":
         from ram.model import load_ram
 
-        return load_ram(self.files, device, self.dtype)
+        with blaming(self.files.ram):
+            return load_ram(self.files, device, self.dtype)
 
     def __call__(self, inputs: Sequence[StepInput]) -> Iterator[Prompt | PictureError]:
         """Yield the tags of each SR input (RGB, any size); the parents are not looked at.
@@ -105,17 +107,21 @@ class VlmExtractor:
     def __init__(
         self, files: VlmFiles, machine: Machine, max_new_tokens: int, fallback: DapeExtractor | None
     ) -> None:
-        """Register the VLM; nothing heavy is loaded yet.
+        """Check every tensor's name and shape, and register the VLM; nothing heavy is loaded yet.
 
         Args:
             files: checked.
             machine: holds the VLM on its device.
             max_new_tokens: where an answer is cut off.
             fallback: speaks where the VLM's answer is no prompt; None leaves the prompt empty then.
+
+        Raises:
+            InputError: the VLM is not whole, or its tokenizer or image processor is damaged.
         """
         self.files, self.machine, self.max_new_tokens = files, machine, max_new_tokens
         self.fallback = fallback
-        self._processor: QwenProcessor | None = None
+        check_vlm(files)
+        self._processor = QwenProcessor(files.folder)
         device = machine.devices.vlm
         self.dtype = dtype = machine.dtype(device, files.model.dtype)
         parameters = files.model.parameters
@@ -147,9 +153,6 @@ class VlmExtractor:
 
     def _ask(self, inputs: Sequence[StepInput]) -> list[str]:
         times = self.machine.times
-        if self._processor is None:
-            with times.stage("prompt.vlm.load"):
-                self._processor = QwenProcessor(self.files.folder)
         with times.stage("prompt.vlm.prepare"):
             questions = self._processor(
                 [[one.sr_input] if one.parent is None else [one.parent, one.sr_input] for one in inputs]

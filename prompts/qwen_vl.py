@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from PIL.Image import Image
 
 from checkpoints.folders import read_json, refuse_differences
+from checkpoints.gate import blaming
 from errors import InputError
 from lora.vlm_adapter import merge_vlm_adapter, todays_name
 from prompts.vlm_files import VlmFiles
@@ -26,6 +27,27 @@ QUESTION_TWO = (
 )
 
 
+def check_vlm(files: VlmFiles) -> None:
+    """Check that the files' tensors are exactly those of the network that config.json describes.
+
+    Raises:
+        InputError: names what is missing, unexpected or of another shape.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
+
+    with blaming(files.folder / "config.json"), _quiet_transformers(), init_empty_weights():
+        config = AutoConfig.from_pretrained(files.folder, local_files_only=True)
+        model = Qwen2_5_VLForConditionalGeneration(config)
+    refuse_differences(
+        f"{files.folder}: not a whole Qwen2.5-VL",
+        {todays_name(name): info.shape for name, info in files.model.tensors.items()},
+        {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
+        optional=("lm_head.weight",) if config.tie_word_embeddings else (),
+        way_out="download the folder again",
+    )
+
+
 def load_vlm(files: VlmFiles, device: "torch.device", dtype: "torch.dtype") -> "torch.nn.Module":
     """Load Qwen2.5-VL with its adapter merged, set to greedy decoding, in eval mode.
 
@@ -33,34 +55,29 @@ def load_vlm(files: VlmFiles, device: "torch.device", dtype: "torch.dtype") -> "
     Qwen2.5-VL-3B-Instruct samples at temperature 1e-6 with a repetition penalty of 1.05. That is greedy
     decoding but for ties; here it is greedy, and the penalty is kept.
 
+    Args:
+        files: that `check_vlm` found whole.
+        device: where it will compute.
+        dtype: of weights and arithmetic.
+
     Raises:
-        InputError: a tensor is missing, of another shape, or has no place in the model.
+        InputError: the files have changed since they were checked.
     """
     import torch
     from transformers import AutoTokenizer, GenerationConfig, Qwen2_5_VLForConditionalGeneration
 
-    with _quiet_transformers():
-        model, loading = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+    with blaming(files.folder, "download the folder again"), _quiet_transformers():
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             files.folder,
             # The adapter is added to the weights as they are in the file, so that they are rounded once.
             dtype="auto" if files.adapter else dtype,
             local_files_only=True,
             use_safetensors=True,
-            ignore_mismatched_sizes=True,  # they are reported below
-            output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(files.folder, local_files_only=True)
-    stored_shapes = {todays_name(name): info.shape for name, info in files.model.tensors.items()}
-    other_shape = loading["mismatched_keys"]
-    refuse_differences(
-        f"{files.folder}: not a whole Qwen2.5-VL",
-        {name: stored_shapes[name] for name in other_shape} | dict.fromkeys(loading["unexpected_keys"], ()),
-        {name: tuple(model.get_parameter(name).shape) for name in other_shape}
-        | dict.fromkeys(loading["missing_keys"], ()),
-        way_out="download the folder again",
-    )
     if files.adapter:
-        merge_vlm_adapter(model, files.adapter, dtype)
+        with blaming(files.adapter.file):
+            merge_vlm_adapter(model, files.adapter, dtype)
     stored_path = files.folder / "generation_config.json"
     stored = read_json(stored_path) if stored_path.is_file() else {}
     model.generation_config = GenerationConfig(
@@ -89,7 +106,7 @@ class QwenProcessor:
         """
         from transformers import AutoTokenizer, Qwen2VLImageProcessor
 
-        with _quiet_transformers():
+        with blaming(folder, "download the folder again"), _quiet_transformers():
             self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             self.image_processor = Qwen2VLImageProcessor.from_pretrained(folder, local_files_only=True)
         if self.tokenizer.chat_template is None:  # some revisions keep it in a file of the processor's
@@ -97,6 +114,8 @@ class QwenProcessor:
             if template is None:
                 raise InputError(f"{folder}: no chat template in it; download the folder again")
             self.tokenizer.chat_template = template
+        with blaming(folder, "download the folder again"):
+            self.chat(2)  # a template is a program of its own
 
     def chat(self, pictures: int) -> str:
         """Return the conversation about one or two pictures as text, each picture one ``<|image_pad|>``."""

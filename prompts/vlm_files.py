@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from checkpoints.folders import TRANSFORMERS, ModelFiles, read_json, read_model, weights_files
+from checkpoints.gate import blaming
 from checkpoints.hashing import sha256_by_name
 from checkpoints.headers import TensorInfo
 from checkpoints.hub import find_model, revision_of
@@ -74,7 +75,8 @@ def check_vlm_folder(vlm_path: str | Path, vlm_lora_path: Path | None, download:
     model = read_model(folder, names=TRANSFORMERS)
     adapter = None
     if vlm_lora_path is not None:
-        adapter = check_vlm_adapter(vlm_lora_path, linear_layers(model.tensors))
+        with blaming(vlm_lora_path):
+            adapter = check_vlm_adapter(vlm_lora_path, linear_layers(model.tensors))
     return VlmFiles(str(vlm_path) if revision_of(folder) else folder.resolve().name, model, adapter)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from checkpoints.folders import Shape, refuse_differences
+from checkpoints.gate import blaming
 from checkpoints.hashing import checkpoint_sha256, sha256_of
 from checkpoints.headers import TensorInfo, torch_file_info
 from errors import InputError
@@ -68,10 +69,10 @@ def read_ram_size(path: Path) -> tuple[RamSize, dict[str, Shape]]:
     content = torch_file_info(path)
     shapes = _shapes(content.get("model") if isinstance(content, dict) else None)
     shapes = {current_name(name): shape for name, shape in shapes.items()}
-    blocks = re.compile(r"visual_encoder\.layers\.(\d+)\.blocks\.(\d+)\.norm1\.weight")
+    blocks = re.compile(r"visual_encoder\.layers\.(\d)\.blocks\.(\d{1,3})\.norm1\.weight")
     found = [(int(m[1]), int(m[2])) for m in map(blocks.fullmatch, shapes) if m]
     stages = range(1 + max((stage for stage, _ in found), default=-1))
-    layers = re.compile(r"tagging_head\.encoder\.layer\.(\d+)\.intermediate\.dense\.weight")
+    layers = re.compile(r"tagging_head\.encoder\.layer\.(\d{1,2})\.intermediate\.dense\.weight")
     try:
         tables = [
             shapes[f"visual_encoder.layers.{stage}.blocks.0.attn.relative_position_bias_table"]
@@ -93,6 +94,10 @@ def read_ram_size(path: Path) -> tuple[RamSize, dict[str, Shape]]:
         raise InputError(
             f"{path}: not a RAM checkpoint (its network is not under 'model'): give ram_swin_large_14m.pth"
         ) from error
+    # no network is built from sizes that none has
+    widths = (size.features, size.label_dim, size.hidden, size.feed_forward)
+    if not (1 <= size.window <= 64 and 1 <= size.tags <= 10**6 and all(1 <= one <= 2**16 for one in widths)):
+        raise InputError(f"{path}: not a RAM checkpoint (its sizes are out of range); fetch it again")
     return size, shapes
 
 
@@ -219,11 +224,13 @@ def check_ram_files(ram: Path, dape: Path | None, tags_path: Path, thresholds_pa
     Raises:
         InputError: a file is missing, broken, or does not fit the others.
     """
-    size, shapes = read_ram_size(ram)
+    with blaming(ram):
+        size, shapes = read_ram_size(ram)
     if dape is None:
         logger.warning("no DAPE given: plain RAM tags the pictures (--ram_ft_path DAPE.pth for DAPE)")
     else:
-        _check_dape(dape, size)
+        with blaming(dape):
+            _check_dape(dape, size)
     tags, thresholds = read_tags(tags_path, size.tags), read_thresholds(thresholds_path, size.tags)
     for path, released in ((tags_path, RELEASED_TAG_LIST), (thresholds_path, RELEASED_THRESHOLDS)):
         if size.tags == RELEASED_TAGS and sha256_of(path) != released:

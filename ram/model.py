@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import SwinConfig, SwinModel
 
 from checkpoints.folders import refuse_differences
-from errors import InputError
+from checkpoints.gate import blaming
 from ram.files import RAM_UNUSED, RamFiles, RamSize, current_name, dape_targets
 
 HEADS = 4  # attention heads of the tagging head: the one size that no tensor's shape tells
@@ -146,11 +146,8 @@ def build_tagger(files: RamFiles) -> RamTagger:
     Raises:
         InputError: names what is missing, unexpected or of another shape.
     """
-    try:
-        with init_empty_weights(include_buffers=False):  # no random initialisation, no memory
-            tagger = RamTagger(files.size)
-    except ValueError as error:  # heads that do not divide a width
-        raise InputError(f"{files.ram}: not a whole RAM checkpoint ({error}): fetch it again") from None
+    with blaming(files.ram, "fetch it again"), init_empty_weights(include_buffers=False):
+        tagger = RamTagger(files.size)  # no random initialisation, no memory
     shapes = tagger.state_dict()
     expected = {
         name: (sum(shapes[part].shape[0] for part in parts), *shapes[parts[0]].shape[1:])

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.folders import VARIANTS, ModelFiles, read_json, read_model, weights_files
+from checkpoints.gate import blaming
 from checkpoints.hashing import checkpoint_sha256, sha256_by_name
 from checkpoints.hub import SD3_NAME, find_model
 from errors import InputError
@@ -29,6 +30,7 @@ TOKENIZER_FILES = (
     "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt", "tokenizer.json",
     "spiece.model",
 )  # fmt: skip
+MOST_STAGES = 8  # of a VAE; SD3's has 4, of 2 layers each
 INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
 
 
@@ -150,7 +152,8 @@ def check_sd3(
         config = checkpoint.transformer_config
         width = config["num_attention_heads"] * config["attention_head_dim"]
         if "transformer" not in replaced:
-            check_sr_lora(lora_path, config["num_layers"], width, lora_rank)
+            with blaming(lora_path):
+                check_sr_lora(lora_path, config["num_layers"], width, lora_rank)
         if "vae_encoder" not in replaced:
             prefix = "encoder."
             encoder = {
@@ -158,7 +161,8 @@ def check_sd3(
                 for name, info in parts["vae"].tensors.items()
                 if name.startswith(prefix)
             }
-            check_vae_encoder(vae_path, encoder, lora_rank)
+            with blaming(vae_path):
+                check_vae_encoder(vae_path, encoder, lora_rank)
     return checkpoint
 
 
@@ -228,8 +232,14 @@ def _check_config(checkpoint: SD3Checkpoint) -> None:
         raise InputError(f"{folder / 'vae'}: a {vae.get('_class_name')}, not SD3's VAE (AutoencoderKL)")
     sizes = ("num_layers", "num_attention_heads", "attention_head_dim", "patch_size", "pos_embed_max_size")
     for key in sizes:
-        if not isinstance(transformer.get(key), int):
-            raise InputError(f"{folder / 'transformer' / 'config.json'}: {key} is missing; download it again")
+        if type(transformer.get(key)) is not int or transformer[key] < 1:
+            path = folder / "transformer" / "config.json"
+            raise InputError(f"{path}: {key} is missing or no size; download it again")
     for key in ("scaling_factor", "shift_factor"):
-        if not isinstance(vae.get(key), (int, float)):
+        if type(vae.get(key)) not in (int, float) or not vae[key]:
             raise InputError(f"{folder / 'vae' / 'config.json'}: {key} is missing: not SD3's VAE")
+    channels, layers = vae.get("block_out_channels"), vae.get("layers_per_block")
+    if not isinstance(channels, list) or not 1 <= len(channels) <= MOST_STAGES or not isinstance(layers, int):
+        raise InputError(f"{folder / 'vae' / 'config.json'}: block_out_channels are not SD3's VAE's")
+    if layers > MOST_STAGES:
+        raise InputError(f"{folder / 'vae' / 'config.json'}: layers_per_block is out of range")

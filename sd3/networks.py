@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from checkpoints.folders import ModelFiles, refuse_differences
+from checkpoints.gate import blaming
 from errors import InputError
 from lora.sr_lora import merge_sr_lora, sr_lora_layers
 from lora.vae_encoder import merged_vae_encoder
@@ -177,7 +178,8 @@ def check_part(part: str, files: ModelFiles) -> Any:
         InputError: names what is missing, unexpected or of another shape.
     """
     spec = PARTS[part]
-    model = build_on_meta(part, files.config)
+    with blaming(files.folder / "config.json"):
+        model = build_on_meta(part, files.config)
     found = {name: info.shape for name, info in files.tensors.items() if not name.startswith(spec.other_half)}
     refuse_differences(
         f"{files.folder}: weights do not fit config.json",

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from checkpoints.gate import blaming
 from errors import InputError
 from machine.machine import Machine
 from machine.memory import Size
@@ -82,7 +83,8 @@ class ResidentParts:
     def _loader(self, part: str) -> Loader:
         def load(device: torch.device) -> Part:
             by_block = self._by_block(part, device)
-            loaded = load_part(part, self._checkpoint, device, self.dtypes[part], by_block)
+            with blaming(self._checkpoint.files_of(part).folder):
+                loaded = load_part(part, self._checkpoint, device, self.dtypes[part], by_block)
             if part == "transformer" and self._xformers:
                 _use_xformers(loaded.model)
             if part in VAE_PARTS:

@@ -8,13 +8,17 @@ from typing import Any
 
 import torch
 
-from errors import InputError, PictureError
+from checkpoints.gate import blaming
+from errors import PictureError
 from machine.machine import Machine
+from sd3.checkpoint import SD3Checkpoint
 from sd3.resident import ResidentParts
 from sd3.spec import PARTS, TEXT_PARTS
 from zoom.settings import GROUP
 
 logger = logging.getLogger(__name__)
+
+FEWEST_WORDS = 64  # of a vocabulary that is not lost; the smallest real one has 32,100
 
 Embedding = tuple[torch.Tensor, torch.Tensor]  # prompt_embeds (77 + 512, 4096), pooled (2048,)
 
@@ -22,16 +26,23 @@ Embedding = tuple[torch.Tensor, torch.Tensor]  # prompt_embeds (77 + 512, 4096),
 class TextEncoders:
     """Encodes prompts, and keeps the embeddings of the last ones (10 MB each in fp32)."""
 
-    def __init__(self, folder: Path, parts: ResidentParts, machine: Machine) -> None:
-        """Nothing is read yet.
+    def __init__(self, checkpoint: SD3Checkpoint, parts: ResidentParts, machine: Machine) -> None:
+        """Read the tokenizers; the encoders' weights wait until they are needed.
 
         Args:
-            folder: SD3 in diffusers layout, for its tokenizers.
+            checkpoint: SD3, for its tokenizers.
             parts: its networks.
             machine: whose batches and times are used.
+
+        Raises:
+            InputError: a tokenizer's files are missing or damaged.
         """
-        self._folder, self._parts, self._machine = folder, parts, machine
-        self._tokenizers: dict[str, Any] = {}
+        self._parts, self._machine = parts, machine
+        self._tokenizers = {}
+        for part in TEXT_PARTS:
+            files = checkpoint.parts.get(PARTS[part].folder)  # None where something else encodes
+            words = files.config.get("vocab_size") if files else None
+            self._tokenizers[part] = load_tokenizer(checkpoint.folder, part, words)
         self._kept: OrderedDict[tuple[str, bool], Embedding] = OrderedDict()
 
     def __call__(self, prompts: Sequence[str], exact: bool = False) -> dict[str, Embedding | PictureError]:
@@ -85,8 +96,6 @@ class TextEncoders:
         return self._machine.batches(part, prompts, encode)
 
     def _tokenize(self, part: str, prompts: Sequence[str]) -> torch.Tensor:
-        if part not in self._tokenizers:
-            self._tokenizers[part] = load_tokenizer(self._folder, part)
         spec, tokenizer = PARTS[part], self._tokenizers[part]
         for prompt in prompts:
             count = len(tokenizer.tokenize(prompt)) + spec.special_tokens
@@ -97,12 +106,13 @@ class TextEncoders:
         return token_ids(tokenizer, part, prompts)
 
 
-def load_tokenizer(folder: Path, part: str) -> Any:
+def load_tokenizer(folder: Path, part: str, words: int | None = None) -> Any:
     """Return the tokenizer of a text encoder.
 
     Args:
         folder: SD3 in diffusers layout.
         part: text_enc_1, text_enc_2 or text_enc_3.
+        words: that the encoder knows; None where nobody can say.
 
     Raises:
         InputError: its files are missing or damaged.
@@ -111,10 +121,13 @@ def load_tokenizer(folder: Path, part: str) -> Any:
 
     path = folder / PARTS[part].tokenizer
     kind = T5TokenizerFast if part == "text_enc_3" else CLIPTokenizer
-    try:
-        return kind.from_pretrained(path, local_files_only=True)
-    except Exception as error:  # tokenizers fail in many ways; all of them are the files'
-        raise InputError(f"{path}: not a {kind.__name__} ({str(error).splitlines()[0]})") from None
+    with blaming(path, f"not a {kind.__name__}; download it again"):
+        tokenizer = kind.from_pretrained(path, local_files_only=True)
+        tokenizer("a")  # what its files lack, some kinds only say when they are used
+        vocabulary = tokenizer.get_vocab().values()
+        if len(vocabulary) < FEWEST_WORDS or (words is not None and max(vocabulary) >= words):
+            raise ValueError(f"{len(vocabulary)} words, and the encoder knows {words}")
+    return tokenizer
 
 
 def token_ids(tokenizer: Any, part: str, prompts: Sequence[str]) -> torch.Tensor:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from checkpoints.headers import safetensors_info
 from errors import InputError
 from lora.vlm_adapter import check_vlm_adapter, merge_vlm_adapter, todays_name
-from prompts.qwen_vl import load_vlm
+from prompts.qwen_vl import check_vlm, load_vlm
 from prompts.vlm_files import check_vlm_folder, linear_layers
 
 QWEN = PARITY / "qwen"
@@ -133,7 +133,7 @@ def test_weights_that_do_not_fit_the_configuration_are_named_when_loaded(change,
         change(tensors)
     whole = rf"not a whole Qwen2\.5-VL: model\.language_model\.{problem}: download the folder again$"
     with pytest.raises(InputError, match=whole):
-        load_vlm(check_vlm_folder(qwen_copy, None), CPU, torch.float32)
+        check_vlm(check_vlm_folder(qwen_copy, None))
 
 
 # adapters of the released layout

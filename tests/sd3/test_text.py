@@ -23,8 +23,9 @@ PROMPTS = ["a cat", "fur", "a cat", "", "whiskers, fur"]
 
 def encoders(**options):
     machine = Machine.choose(device="cpu", **options)
-    parts = ResidentParts(check_sd3(str(SD3), None, None), machine, Tiles(), {}, xformers=False)
-    return TextEncoders(SD3, parts, machine)
+    checkpoint = check_sd3(str(SD3), None, None)
+    parts = ResidentParts(checkpoint, machine, Tiles(), {}, xformers=False)
+    return TextEncoders(checkpoint, parts, machine)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def test_the_embeddings_of_the_last_group_of_prompts_are_kept_and_no_more(encode
 def test_under_efficient_memory_each_encoder_is_loaded_once_for_all_prompts():
     machine = Machine.choose(device="cpu", efficient_memory=True)
     parts = ResidentParts(check_sd3(str(SD3), None, None), machine, Tiles(), {}, xformers=False)
-    TextEncoders(SD3, parts, machine)(PROMPTS)
+    TextEncoders(check_sd3(str(SD3), None, None), parts, machine)(PROMPTS)
     assert machine.residency.loads == dict.fromkeys(TEXT_PARTS, 1)
 
 
