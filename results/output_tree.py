@@ -27,8 +27,9 @@ from pathlib import Path, PurePosixPath
 import filelock
 from PIL import Image
 
-from errors import FileInUse, InputError, OutputError
-from results.pictures import Source
+from errors import FileRefused, InputError, OutputError
+from machine.interrupts import held
+from results.pictures import Source, real_path
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +49,15 @@ _WINDOWS_DEVICES = {
 # A picture of such a name would write its strip over one of its own states.
 _NAMES_OF_STATES = re.compile(r"[0-9]+(_input(_for_[0-9]+)?)?|txt", re.IGNORECASE)
 _LONGEST_NAME = 200  # bytes; file systems allow 255, and endings are added
+_LONGEST_PATH = 4096
 
 
 def safe_name(text: str) -> str:
     """Make a file name that Linux, macOS and Windows all accept, and leave what is fine as it is."""
     # undecodable bytes of a Linux file name are surrogates here, which nothing can be encoded with
     name = unicodedata.normalize("NFC", text).encode("utf-8", "replace").decode("utf-8")
+    if name.startswith(TEMPORARY_PREFIX):  # a rerun sweeps such names up
+        name = f"_{name}"
     name = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "_", name).rstrip(". ") or "_"
     # a folder named like a picture of the tree could stand where that picture goes
     name = re.sub(r"\.(png|txt)$", r"_\1", name, flags=re.IGNORECASE)
@@ -64,6 +68,12 @@ def safe_name(text: str) -> str:
         digest = hashlib.sha256(encoded).hexdigest()[:8]
         name = f"{encoded[: _LONGEST_NAME - 9].decode('utf-8', 'ignore')}-{digest}"
     return name
+
+
+def is_name(text: str) -> bool:
+    """Tell whether a picture's name read from a file is one that `assign_names` could have given."""
+    parts = text.split("/")
+    return len(text) <= _LONGEST_PATH and all(part and safe_name(part) == part for part in parts)
 
 
 def assign_names(sources: Sequence[Source], taken: Mapping[str, str]) -> dict[Source, str]:
@@ -173,36 +183,43 @@ class OutputTree:
         """
         lock = filelock.FileLock(self.root / LOCK, blocking=False)
         try:
-            lock.acquire()
-        except filelock.Timeout as error:
-            raise InputError(f"--output_dir {self.root}: another run is writing here") from error
-        except (OSError, NotImplementedError) as error:  # some network file systems
-            log.info("%s: cannot be locked (%s)", self.root, error)
-        try:
+            try:
+                with held():  # a signal in between would leave the file behind
+                    lock.acquire()
+            except filelock.Timeout as error:
+                raise InputError(f"--output_dir {self.root}: another run is writing here") from error
+            except (OSError, NotImplementedError) as error:  # some network file systems
+                log.info("%s: cannot be locked (%s)", self.root, error)
             yield
         finally:
-            if lock.is_locked:  # filelock refuses a lock on a file that is not there any more: nothing races
-                with contextlib.suppress(OSError):  # Windows removes no file that is open
-                    (self.root / LOCK).unlink()
-            lock.release()
+            with held():
+                if lock.is_locked:  # it refuses to lock a file that is gone: nothing races
+                    with contextlib.suppress(OSError):  # Windows removes no file that is open
+                        (self.root / LOCK).unlink()
+                lock.release()
 
     def sweep(self) -> None:
         """Remove the temporary files of a killed run. Only under `lock`: another run's are in use."""
         pattern = f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"
         inside = (file for folder in FOLDERS for file in (self.root / folder).rglob(pattern))
         for file in (*self.root.glob(pattern), *inside):
-            file.unlink(missing_ok=True)
-            log.info("%s: swept up, an earlier run was killed while writing it", file)
+            if file.is_file() or file.is_symlink():
+                file.unlink(missing_ok=True)
+                log.info("%s: swept up, an earlier run was killed while writing it", file)
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove everything that earlier runs wrote about these pictures, and nothing else.
 
         Raises:
-            OutputError: something cannot be removed.
+            OutputError: something cannot be removed, or a link leads out of the tree.
         """
         scales = list((self.root / "per-scale").glob("scale*"))
         for name in names:
             folder = self.root / "per-sample" / name
+            for place in (self.strip(name), self.prompt(name, 1), self.collected_strip(name)):
+                self._prove_inside(place)
+            for scale in scales:
+                self._prove_inside(scale / f"{name}.png")
             states = (file for file in folder.glob("*.png") if _NAMES_OF_STATES.fullmatch(file.stem))
             prompts = (folder / "txt").glob("[0-9]*.txt")
             collected = (self.collected_strip(name), *(scale / f"{name}.png" for scale in scales))
@@ -214,6 +231,12 @@ class OutputTree:
             for emptied in (folder / "txt", folder):
                 with contextlib.suppress(OSError):  # other pictures' folders may be inside
                     emptied.rmdir()
+
+    def _prove_inside(self, file: Path) -> None:
+        """Raise OutputError where a link inside the tree leads a file out of it."""
+        root, folder = real_path(self.root), real_path(file.parent)
+        if folder != root and root not in folder.parents:
+            raise OutputError(f"{file}: a link leads it out of {self.root}; remove the link")
 
     def write_image(self, image: Image.Image, *files: Path) -> None:
         """Write one picture as PNG to each of `files`, encoded once.
@@ -230,14 +253,18 @@ class OutputTree:
         """Write a file so that it is there whole or not at all.
 
         Raises:
-            FileInUse: another program has the old one open, and keeps it (on Windows).
-            OutputError: it cannot be written (disk full, no permission).
+            FileRefused: this file alone cannot be written: another program has the old one open and keeps it
+                (Windows), its folder is closed, or something stands in its place.
+            OutputError: it cannot be written (disk full), or a link leads out of the tree.
         """
+        self._prove_inside(file)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with _temporary(file.parent) as temporary:
+            with held(), _temporary(file.parent) as temporary:
                 temporary.write_bytes(content)
                 _replace(temporary, file)
+        except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            raise FileRefused(f"{file}: cannot be written ({error.strerror or error})") from error
         except OSError as error:
             raise OutputError.of(file, error) from error
 
@@ -250,7 +277,7 @@ def _replace(temporary: Path, file: Path) -> None:
             return
         except PermissionError as error:
             if pause is None:
-                raise FileInUse(f"{file}: is open in another program; close it, and run again") from error
+                raise FileRefused(f"{file}: is open in another program; close it, and run again") from error
             time.sleep(pause)
 
 

@@ -1,8 +1,10 @@
 """Finding pictures and reading them as 8-bit sRGB, whatever they are stored as."""
 
+import hashlib
 import io
 import logging
 import os
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -80,7 +82,7 @@ def find_pictures(
     left_out = {real_path(folder) for folder in leave_out}
     found: dict[str, Source] = {}
     failures: list[Failure] = []
-    for source, named_by_user in _candidates(inputs, recursive, left_out, endings):
+    for source, named_by_user in _candidates(inputs, recursive, left_out, endings, failures):
         try:
             identify(source.file)
             found.setdefault(source.key, source)
@@ -102,8 +104,9 @@ def find_pictures(
 def picture_endings() -> set[str]:
     """Return the endings of file names, in small letters, that promise a picture."""
     known = Image.registered_extensions().items()
+    # JPEG's opener reads MPO, which has none of its own
     return UNREAD_ENDINGS | {
-        ending for ending, name in known if name in Image.OPEN and name not in NOT_PICTURES
+        ending for ending, name in known if name in {*Image.OPEN, "MPO"} and name not in NOT_PICTURES
     }
 
 
@@ -120,39 +123,43 @@ def _tell_apart(sources: Iterable[Source]) -> list[Source]:
 
 
 def _candidates(
-    inputs: Sequence[Path], recursive: bool, left_out: Collection[Path], endings: Collection[str]
+    inputs: Sequence[Path],
+    recursive: bool,
+    left_out: Collection[Path],
+    endings: Collection[str],
+    failures: list[Failure],
 ) -> Iterator[tuple[Source, bool]]:
-    """Yield what may be a picture, and whether the user named it."""
+    """Yield what may be a picture, and whether the user named it; note folders that cannot be listed."""
     for path in inputs:
         if not path.is_dir():
             yield Source(path, path.name), True
             continue
-        try:
-            for folder, folders, files in os.walk(path, onerror=_raise):
-                here = Path(folder)
-                if real_path(here) in left_out:
-                    folders.clear()
-                    continue
-                inside = [name for name in folders if not name.startswith(".")]
-                if not recursive:
-                    folders.clear()
-                    # a folder named like a picture is more likely a mistake than meant
-                    files += [name for name in inside if Path(name).suffix.lower() in endings]
-                else:
-                    folders[:] = sorted(inside)
-                    for name in inside:
-                        if (here / name).is_symlink():
-                            log.warning("%s: not searched, it is a link to a folder", here / name)
-                for name in sorted(files):
-                    if not name.startswith("."):
-                        file = here / name
-                        yield Source(file, file.relative_to(path).as_posix()), False
-        except OSError as error:
-            raise InputError(f"{error.filename}: cannot be listed ({error.strerror})") from error
 
+        def closed(error: OSError, top: Path = path) -> None:
+            if Path(error.filename) == top:
+                raise InputError(f"{top}: cannot be listed ({error.strerror})") from error
+            label = Path(error.filename).relative_to(top).as_posix()
+            failures.append(Failure(label, f"cannot be listed ({error.strerror})"))
 
-def _raise(error: OSError) -> None:
-    raise error
+        for folder, folders, files in os.walk(path, onerror=closed):
+            here = Path(folder)
+            if real_path(here) in left_out:
+                folders.clear()
+                continue
+            inside = [name for name in folders if not name.startswith(".")]
+            if not recursive:
+                folders.clear()
+                # a folder named like a picture is more likely a mistake than meant
+                files += [name for name in inside if Path(name).suffix.lower() in endings]
+            else:
+                folders[:] = sorted(inside)
+                for name in inside:
+                    if (here / name).is_symlink():
+                        log.warning("%s: not searched, it is a link to a folder", here / name)
+            for name in sorted(files):
+                if not name.startswith("."):
+                    file = here / name
+                    yield Source(file, file.relative_to(path).as_posix()), False
 
 
 def real_path(path: Path) -> Path:
@@ -169,12 +176,12 @@ def identify(file: Path) -> tuple[int, int]:
     Raises:
         PictureError: it is no picture that Pillow reads, or is larger than `MAX_PIXELS`.
     """
-    with _open(file) as image:
+    with _opened(file) as stream, _decoded(stream) as image:
         return image.size
 
 
 @contextmanager
-def _open(file: Path) -> Iterator[Image.Image]:
+def _opened(file: Path) -> Iterator[BinaryIO]:
     if file.is_symlink() and not os.path.exists(file):  # noqa: PTH110 (raises for no link, loops included)
         raise PictureError("is a link to nothing")
     if file.is_dir():
@@ -185,12 +192,35 @@ def _open(file: Path) -> Iterator[Image.Image]:
         stream = file.open("rb")
     except OSError as error:
         raise PictureError(f"cannot be opened ({error.strerror or error})") from error
+    with stream:
+        yield stream
+
+
+@contextmanager
+def _decoded(stream: BinaryIO) -> Iterator[Image.Image]:
     # Pillow gets a stream and not a name: files that it opens itself it maps into memory, and then reads
     # turned TIFFs with the wrong width
-    with stream, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns below its limit; what is over it raises
         with _identified(stream) as image:
             yield image
+
+
+@contextmanager
+def _quiet_libtiff(content: bytes) -> Iterator[None]:
+    """Keep libtiff's own lines off the terminal; it writes past Python, to file descriptor 2."""
+    if content[:2] not in (b"II", b"MM"):
+        yield
+        return
+    sys.stderr.flush()
+    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
 
 
 def _identified(stream: BinaryIO) -> Image.Image:
@@ -209,20 +239,23 @@ def _identified(stream: BinaryIO) -> Image.Image:
     return image
 
 
-def read_picture(file: Path) -> Image.Image:
+def read_picture(file: Path) -> tuple[Image.Image, str]:
     """Read a picture as people see it.
 
     The first frame of an animation, turned as EXIF says, converted from its ICC profile to sRGB, scaled
     from 16 bits, flattened on white where it is transparent.
 
     Returns:
-        An RGB image, 8 bits a channel, of at least 1x1 pixels, without metadata.
+        An RGB image, 8 bits a channel, of at least 1x1 pixels, without metadata; and the SHA-256 of the bytes
+        that it was decoded from: the file may be another one a moment later.
 
     Raises:
         PictureError: it cannot be read, with the reason.
     """
     try:
-        with _open(file) as image:
+        with _opened(file) as stream:
+            content = stream.read()
+        with _quiet_libtiff(content), _decoded(io.BytesIO(content)) as image:
             image.load()
             profile = image.info.get("icc_profile")
             try:
@@ -231,7 +264,7 @@ def read_picture(file: Path) -> Image.Image:
                 log.info("%s: its EXIF data cannot be read, it is not turned (%s)", file, error)
             picture = _to_srgb(_to_8_bits(image), profile, file)
             picture.info.clear()  # a profile kept here would be saved with pixels that it does not describe
-            return picture
+            return picture, hashlib.sha256(content).hexdigest()
     except PictureError:
         raise
     except MemoryError as error:

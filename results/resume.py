@@ -2,15 +2,17 @@
 
 import json
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from checkpoints.hashing import sha256_of
 from errors import InputError
+from results.load_report import load_report
 from results.output_tree import FOLDERS, OutputTree, assign_names
 from results.pictures import Source
-from results.run_report import PictureRecord, load_report
+from results.run_report import PictureRecord
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +36,13 @@ def earlier_results(tree: OutputTree, settings: dict[str, Any]) -> Records:
             if (tree.root / folder).exists():
                 raise InputError(f"{tree.root / folder}: results without a run.json; {WAY_OUT}")
         return {}
-    changed = differences(old["settings"], settings)
+    if old.status == "running":
+        log.warning("%s: the earlier run was interrupted; this one goes on from there", tree.root)
+    changed = differences(old.settings, settings)
     if changed:
         more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
         raise InputError(f"{tree.root}: made with other settings: {'; '.join(changed[:3])}{more}; {WAY_OUT}")
-    return old["pictures"]
+    return old.pictures
 
 
 def take_up(tree: OutputTree, sources: Sequence[Source], earlier: Records) -> list[PictureRecord]:
@@ -55,19 +59,22 @@ def take_up(tree: OutputTree, sources: Sequence[Source], earlier: Records) -> li
     records = []
     for source in sources:
         name = names[source]
-        try:
-            sha256 = sha256_of(source.file)
-        except OSError:
-            sha256 = None  # reading it will fail, and say why
         record = earlier.get(name)
-        if record is None or record.sha256 != sha256:
-            if record is not None:
-                log.info("%s: has changed since the earlier run, it is done again", source.label)
-                tree.remove([name])
-            record = PictureRecord(name, source.label, source.key, sha256)
+        if record is not None and record.sha256 != _sha256(source.file):
+            log.info("%s: has changed since the earlier run, it is done again", source.label)
+            tree.remove([name])
+            record = None
+        record = record or PictureRecord(name, source.label, source.key)
         record.label, record.file = source.label, source.key
         records.append(record)
     return records
+
+
+def _sha256(file: Path) -> str | None:
+    try:
+        return sha256_of(file)
+    except OSError:
+        return None  # reading it will fail, and say why
 
 
 def remove_all(tree: OutputTree) -> None:
@@ -78,13 +85,17 @@ def remove_all(tree: OutputTree) -> None:
         log.warning("%s", error)
         return
     if old:
-        tree.remove(list(old["pictures"]))
+        tree.remove(list(old.pictures))
 
 
 def _names_taken(sources: Sequence[Source], earlier: Records) -> dict[str, str]:
     """Return the names of earlier runs by file; a picture that was moved as a whole keeps its name."""
     taken = {record.file: name for name, record in earlier.items()}
-    moved = {record.label: name for name, record in earlier.items() if not Path(record.file).exists()}
+    moved = {
+        record.label: name
+        for name, record in earlier.items()
+        if not os.path.exists(record.file)  # noqa: PTH110 (never raises, whatever a report calls a file)
+    }
     return taken | {source.key: moved[source.label] for source in sources if source.label in moved}
 
 

@@ -16,14 +16,13 @@ import json
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
 from typing import Any
 
-from errors import InputError
 from machine.stage_times import StageTimes
 from results.output_tree import OutputTree
 
 SCHEMA = 2
+STATUSES = ("running", "done", "failed", "interrupted", "stopped")
 
 
 @dataclass
@@ -69,7 +68,7 @@ class PictureRecord:
         name: its name in the output tree.
         label: its path below the folder that was given; prompt files call it by this.
         file: where it was read, resolved.
-        sha256: of the file's content; null where it could not be read.
+        sha256: of the content that the states were made from; null before it was read.
         status: pending, started, done or failed.
         failure: the reason in one line; null where there is none.
         steps: all of them in order, from when the picture is taken up.
@@ -78,7 +77,7 @@ class PictureRecord:
     name: str
     label: str
     file: str
-    sha256: str | None
+    sha256: str | None = None
     status: str = "pending"
     failure: str | None = None
     steps: list[StepRecord] = field(default_factory=list)
@@ -157,39 +156,3 @@ class RunReport:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def load_report(file: Path) -> dict[str, Any] | None:
-    """Read a run.json back, its pictures as records; None where there is none.
-
-    Raises:
-        InputError: it cannot be read, or is of another schema.
-    """
-    if not file.exists():
-        return None
-    try:
-        report = json.loads(file.read_bytes())
-        if report["schema"] != SCHEMA:
-            raise InputError(
-                f"{file}: is of schema {report['schema']}, this program writes {SCHEMA}; --overwrite"
-            )
-        pictures = {}
-        for entry in report["pictures"]:
-            steps = [StepRecord(**{**step, "window": tuple(step["window"])}) for step in entry.pop("steps")]
-            record = PictureRecord(**entry, steps=steps)
-            if [step.step for step in steps] != list(range(1, len(steps) + 1)) or not _is_inside(record.name):
-                raise ValueError(record.name)
-            pictures[record.name] = record
-        return {"settings": dict(report["settings"]), "pictures": pictures}
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(
-            f"{file}: is damaged or not of this program; give another --output_dir, or --overwrite"
-        ) from error
-
-
-def _is_inside(name: str) -> bool:
-    """Tell whether a picture's name stays inside the output tree: results of that name may be removed."""
-    parts = PurePosixPath(name).parts
-    return bool(parts) and not any(part in ("/", "..") or "\\" in part or ":" in part for part in parts)

@@ -3,15 +3,21 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
 from errors import InputError, PictureError
-from results.pictures import find_pictures, read_picture
+from results.pictures import find_pictures
+from results.pictures import read_picture as read_picture_and_sum
 
 RAMP = np.linspace(0, 255, 48 * 32 * 3).reshape(32, 48, 3).astype(np.uint8)
+
+
+def read_picture(file: Path) -> Image.Image:
+    return read_picture_and_sum(file)[0]
 
 
 @pytest.fixture
