@@ -16,7 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from command.console import ALL_DONE, SOME_FAILED, say
 from command.parts import Parts
-from errors import FileInUse
+from errors import FileRefused
 from results.output_tree import OutputTree
 from results.pictures import Failure
 from results.prompts_file import FixedPrompts, prompts_csv
@@ -100,6 +100,9 @@ def zoom_all(
     how = "stopped"
     try:
         _follow(chain, report, records, options)
+        for record in records:  # the folder may have been emptied under the run
+            if record.status == "done" and not chain.files.finished(record):
+                record.status, record.failure = "failed", "its results are gone; run the same command again"
         failed = [(record.label, record.failure) for record in records if record.failed]
         failed += [(failure.label, failure.reason) for failure in unreadable]
         how = "failed" if failed else "done"
@@ -153,7 +156,7 @@ def _written(write: Callable[[], None]) -> bool:
     """Write a report, and go on without where another program has it open."""
     try:
         write()
-    except FileInUse as error:
+    except FileRefused as error:
         log.warning("%s", error)
         return False
     return True

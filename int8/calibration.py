@@ -51,7 +51,7 @@ class SRInput:
         from zoom.window import step_windows
 
         try:
-            picture = read_picture(self.file)
+            picture, _ = read_picture(self.file)
             if self.ready:
                 return picture
             chain = ChainSettings()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from errors import FileInUse, InputError, OutputError, PictureError
+from errors import FileRefused, InputError, OutputError, PictureError
 from results.run_report import PictureRecord
 
 log = logging.getLogger(__name__)
@@ -69,5 +69,5 @@ def failing_alone(picture: PictureRecord) -> Iterator[None]:
     """Let a picture fail, and the run go on, where its files cannot be read, or be replaced."""
     try:
         yield
-    except (PictureError, FileInUse) as error:
+    except (PictureError, FileRefused) as error:
         fail(picture, error)

@@ -68,7 +68,8 @@ class StateFiles:
                 return self._go_on(picture, state, planned)
             picture.steps = planned
             with failing_alone(picture):
-                state = first_state(read_picture(Path(picture.file)), self.settings.process_size)
+                image, picture.sha256 = read_picture(Path(picture.file))
+                state = first_state(image, self.settings.process_size)
         if state is not None:
             with self.times.stage("chain.save"), failing_alone(picture):
                 self.save(picture, 0, state)

@@ -7,7 +7,7 @@ import pytest
 from conftest import PARITY
 from PIL import Image
 
-from errors import FileInUse, PictureError
+from errors import FileRefused, PictureError
 from machine.stage_times import StageTimes
 from results.output_tree import OutputTree
 from results.run_report import PictureRecord, StepRecord
@@ -172,7 +172,7 @@ def test_a_picture_whose_file_is_open_elsewhere_fails_and_the_others_go_on(tmp_p
 
     def held(self, content, file):
         if file.name == "2.png" and file.parent.name == "b":
-            raise FileInUse(f"{file}: is open in another program")
+            raise FileRefused(f"{file}: is open in another program")
         write(self, content, file)
 
     monkeypatch.setattr(OutputTree, "write", held)
