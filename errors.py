@@ -27,15 +27,15 @@ class OutputError(Exception):
     """
 
     @classmethod
-    def of(cls, file: Path, error: OSError) -> "OutputError":
-        """Say why a file cannot be written, and the way out."""
+    def of(cls, file: Path, error: OSError, then: str = "it will go on") -> "OutputError":
+        """Say why a file cannot be written, and the way out; ``then``: what the same command does again."""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return cls(f"{file}: the disk is full; make room and run the same command again, it will go on")
+            return cls(f"{file}: the disk is full; make room and run the same command again, {then}")
         return cls(f"{file}: cannot be written ({error.strerror or error})")
 
 
-class FileInUse(OutputError):
-    """A file stands open in a program that lets nobody replace it, as Windows viewers and Excel do.
+class FileRefused(OutputError):
+    """One file cannot be written: its folder is closed, or a program has it open, as Windows viewers do.
 
     Costs that one file, not the run.
     """

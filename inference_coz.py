@@ -1,11 +1,17 @@
 """Zoom into a folder of pictures from the command line: arguments -> parts -> chain -> exit code."""
 
+from machine import interrupts
+
+INTERRUPTED = "interrupted; the same command goes on from here"
+if __name__ == "__main__":
+    interrupts.listen(f"inference_coz.py: {INTERRUPTED}")
+
 import logging
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from command.console import ALL_DONE, SOME_FAILED, end_process, run_command, set_up_logging, terminable
+from command.console import ALL_DONE, SOME_FAILED, end_process, run_command, set_up_logging
 from command.decide import chain_settings, parse
 
 if TYPE_CHECKING:
@@ -24,9 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code, see ``--help``.
     """
     given = sys.argv[1:] if arguments is None else arguments
-    return run_command(
-        "inference_coz.py", lambda: run(parse(given)), "interrupted; the same command goes on from here"
-    )
+    return run_command("inference_coz.py", lambda: run(parse(given)), INTERRUPTED)
 
 
 def run(options: "Namespace") -> int:
@@ -64,7 +68,7 @@ def run(options: "Namespace") -> int:
         print_plan(options, settings, sources, unreadable, parts, earlier)
         return SOME_FAILED if unreadable else ALL_DONE
     tree.prepare()
-    with tree.lock(), terminable():
+    with tree.lock():
         tree.sweep()
         if options.overwrite:
             remove_all(tree)

@@ -4,7 +4,14 @@ CLIP-L by default; ``--model_component`` names another part, or all. Every part 
 against PyTorch on data it was not calibrated with; `int8.make_part` says how.
 """
 
+from machine import interrupts
+
+INTERRUPTED = "interrupted"
+if __name__ == "__main__":
+    interrupts.listen(f"quantize_model.py: {INTERRUPTED}")
+
 import argparse
+import errno
 import logging
 import shutil
 import sys
@@ -36,7 +43,7 @@ writes DIR/COMPONENT/COMPONENT_quantized/: model.onnx, model.onnx.data, quantiza
 
 exit codes: 0 all parts made, near enough to PyTorch; 1 a part missed the bar, although its layers were stored
 as exactly as needed (it is written, quantization.json says how near it comes), or could not be written (disk
-full); 2 bad arguments or files, nothing done; 130 interrupted
+full); 2 bad arguments or files, nothing done; 130 (143) interrupted
 """
 
 
@@ -106,7 +113,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    return run_command("quantize_model.py", lambda: run(build_parser().parse_args(underscored(given))))
+    return run_command(
+        "quantize_model.py", lambda: run(build_parser().parse_args(underscored(given))), INTERRUPTED
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -168,7 +177,10 @@ def run(options: argparse.Namespace) -> int:
         try:
             results[component] = quantize_part(component, pipeline, options.output_dir, vars(options))
         except OSError as error:  # whatever writes: the graph, its weights, temporary files
-            raise OutputError.of(Path(error.filename or options.output_dir), error) from error
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            place = Path(error.filename or options.output_dir)
+            raise OutputError.of(place, error, "it begins anew") from error
         if not options.quiet:
             for line in report(component, results[component]).splitlines():
                 say(line)

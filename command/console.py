@@ -1,13 +1,12 @@
 """How both commands talk and end: messages of one line, logging, exit codes."""
 
-import contextlib
 import logging
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from errors import InputError, OutputError
+from machine import interrupts
 
 ALL_DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -21,10 +20,12 @@ def run_command(name: str, run: Callable[[], int], interrupted: str = "interrupt
         interrupted: what to say after Ctrl-C.
 
     Returns:
-        The exit code: the work's own; 2 for an `InputError`, 1 for an `OutputError`, 130 when interrupted.
+        The exit code: the work's own; 2 for an `InputError`, 1 for an `OutputError`, 130 (143) when
+        interrupted.
     """
     try:
-        return run()
+        with interrupts.listening():
+            return run()
     except InputError as error:
         say(f"{name}: {error}", error=True)
         return BAD_INPUT
@@ -36,18 +37,23 @@ def run_command(name: str, run: Callable[[], int], interrupted: str = "interrupt
             raise
         say(f"{name}: {error.filename}: {error.strerror}", error=True)
         return BAD_INPUT
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         say(f"{name}: {interrupted}", error=True)
-        return INTERRUPTED
+        return getattr(error, "code", INTERRUPTED)
 
 
 def say(text: str, error: bool = False) -> None:
     """Print one line, also where nobody reads it any more and whatever is in a file's name."""
     stream = sys.stderr if error else sys.stdout
     try:
-        print(printable(text), file=stream, flush=True)
+        print(shortened(printable(text)) if error else printable(text), file=stream, flush=True)
     except BrokenPipeError:  # what waits in the stream would raise again at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def shortened(text: str, most: int = 300) -> str:
+    """Cut the middle out of a text that is longer than a message should be."""
+    return text if len(text) <= most else f"{text[: most * 3 // 5]} ... {text[5 - most * 2 // 5 :]}"
 
 
 def printable(text: str) -> str:
@@ -63,7 +69,7 @@ class OneLine(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Escape the message; what an exception adds to it stays as it is."""
-        record.msg, record.args = printable(record.getMessage()), None
+        record.msg, record.args = shortened(printable(record.getMessage())), None
         return super().format(record)
 
 
@@ -79,20 +85,6 @@ def set_up_logging(level: int) -> None:
         logging.getLogger(library).setLevel(logging.ERROR)
     for variable in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"):  # these two set their own level
         os.environ.setdefault(variable, "error")
-
-
-@contextlib.contextmanager
-def terminable() -> Iterator[None]:
-    """Let a polite kill (SIGTERM) end the run as Ctrl-C does: with reports, without temporary files."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def end_process(code: int) -> None:

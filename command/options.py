@@ -18,7 +18,7 @@ examples:
   inference_coz.py -i photos --dry_run               check everything, print the plan, do nothing
 
 exit codes: 0 all done; 1 some pictures failed (named); 2 bad arguments or files, nothing done;
-130 interrupted, the same command goes on
+130 (143) interrupted, the same command goes on
 """
 
 

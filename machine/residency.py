@@ -105,7 +105,11 @@ class Residency:
             except Exception as error:
                 if not out_of_memory(error):
                     raise
-                way_out = "--device cpu or --quantize" if self.efficient_memory else "--efficient_memory"
+                way_out = (
+                    "--device cpu, or --quantize for SD3's parts"
+                    if self.efficient_memory
+                    else "--efficient_memory"
+                )
                 raise InputError(f"{name} does not fit on {component.device}: try {way_out}") from None
         component.users += 1
         try:
@@ -135,7 +139,11 @@ class Residency:
             else:
                 continue
             if peak > free:
-                way_out = "smaller batches or --quantize" if self.efficient_memory else "--efficient_memory"
+                way_out = (
+                    "smaller batches, or --quantize for SD3's parts"
+                    if self.efficient_memory
+                    else "--efficient_memory"
+                )
                 found.append(
                     f"{name} has {free / 1e9:.1f} GB free of about {peak / 1e9:.1f} GB needed: try {way_out}"
                 )

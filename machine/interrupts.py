@@ -1,0 +1,89 @@
+"""Ctrl-C and a polite kill (SIGTERM): one sentence, no leftovers, and the exit code that shells expect.
+
+Installed by a script's first line, before anything slow is imported. The first signal raises `Interrupted`
+where the program is; while a file is being put into its place it waits until that is done. A second
+signal ends the process at once; a run's report then still says "running", which the next run reads as
+interrupted.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType, TracebackType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the program to end.
+
+    Attributes:
+        code: the exit code: 128 and the signal's number.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.code = 128 + number
+
+
+class _State:
+    """What the handler knows: one a process, as signals are."""
+
+    came: int = 0  # the first signal's number
+    holding: int = 0  # depth of `held` blocks
+
+
+def listen(sentence: str) -> None:
+    """End politely from here on, also while modules are being imported.
+
+    Args:
+        sentence: to say where nobody catches `Interrupted`.
+    """
+
+    def last_words(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not isinstance(error, KeyboardInterrupt):
+            sys.__excepthook__(kind, error, trace)
+            return
+        print(sentence, file=sys.stderr, flush=True)  # noqa: T201 (the console's module may not be there yet)
+        os._exit(getattr(error, "code", 130))
+
+    sys.excepthook = last_words
+    for number in SIGNALS:
+        signal.signal(number, _handle)
+
+
+def _handle(number: int, _frame: FrameType | None) -> None:
+    if _State.came:
+        os._exit(128 + number)
+    _State.came = number
+    if not _State.holding:
+        raise Interrupted(number)
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[None]:
+    """Do the same within a with block, and put back what was there before."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    _State.came = 0
+    for number in SIGNALS:
+        signal.signal(number, _handle)
+    try:
+        yield
+    finally:
+        for number, handler in zip(SIGNALS, before, strict=True):
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Let a signal wait until the body is done: for the milliseconds that must not be cut in two."""
+    _State.holding += 1
+    came_before = _State.came
+    try:
+        yield
+    finally:
+        _State.holding -= 1
+        if _State.came and not came_before and not _State.holding:
+            raise Interrupted(_State.came)

@@ -1,0 +1,228 @@
+"""The command under faults: signals at any moment, files that change under it, odd folders."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import PARITY, ROOT, run_script
+from PIL import Image
+from test_inference_coz import killed, pixels, report
+
+from results.output_tree import OutputTree
+
+SCENE, TURNED = (PARITY / "input" / f"{name}.png" for name in ("scene", "turned"))
+RESIZE = ("--process_size", 64, "--rec_num", 2, "--rec_type", "bicubic")
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    shutil.copy(SCENE, folder)
+    shutil.copy(TURNED, folder)
+    return folder
+
+
+# signals
+
+# Runs a script as Python does, and sends itself a signal when the N-th module after its first line is sought.
+SIGNALLED_WHILE_IMPORTING = """
+import os, runpy, signal, sys
+script, left, how = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+
+class Sender:
+    begun = False
+    def find_spec(self, name, path=None, target=None):
+        global left
+        left -= Sender.begun
+        Sender.begun = Sender.begun or name == "command"
+        if left == 0:
+            left = -1
+            os.kill(os.getpid(), getattr(signal, how))
+
+sys.meta_path.insert(0, Sender())
+sys.argv = [script, *sys.argv[4:]]
+sys.path.insert(0, os.path.dirname(script))
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("script", ["inference_coz", "quantize_model"])
+@pytest.mark.parametrize(("how", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_a_signal_while_modules_are_imported_is_one_sentence(tmp_path, script, how, code, number):
+    arguments = [str(ROOT / f"{script}.py"), str(number), how, "--help"]
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED_WHILE_IMPORTING, *arguments],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
+    assert done.stderr.startswith(f"{script}.py: interrupted")
+
+
+def test_a_second_signal_ends_at_once_and_the_next_run_says_interrupted(command, tmp_path):
+    out = tmp_path / "out"
+    twice = (
+        "import os, signal\n"
+        "from results.run_report import RunReport\n"
+        "def finish(self, how): os.kill(os.getpid(), signal.SIGINT)\n"
+        "RunReport.finish = finish\n"
+    )
+    program = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
+        + twice
+        + (
+            "from pathlib import Path\nwrite = Path.write_bytes\ncount = 9\n"
+            "def once(self, content):\n"
+            "    global count\n    count -= 1\n"
+            "    if count == 0: os.kill(os.getpid(), signal.SIGINT)\n"
+            "    return write(self, content)\n"
+            "Path.write_bytes = once\n"
+            "import inference_coz; sys.exit(inference_coz.main(sys.argv[1:]))\n"
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, ROOT, "-i", PARITY / "input", "-o", out, *map(str, RESIZE)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 130, done.stderr
+    assert report(out)["status"] == "running"
+    done = command("inference_coz", "-i", PARITY / "input", "-o", out, *RESIZE)
+    assert done.code == 0
+    assert "the earlier run was interrupted" in done.err
+
+
+@pytest.mark.parametrize("number", range(1, 12))
+def test_a_polite_stop_at_any_write_leaves_nothing_half_written(tmp_path, number):
+    done = killed(number, "SIGTERM", "-i", PARITY / "input", "-o", tmp_path / "out", *RESIZE)
+    assert done.returncode == 143, done.stderr
+    assert not list((tmp_path / "out").rglob(".*"))
+    for file in (tmp_path / "out").rglob("*.png"):
+        with Image.open(file) as image:
+            image.load()
+
+
+# what changes while the run is under way
+
+
+def test_the_recorded_sum_is_that_of_the_pixels_that_were_decoded(command, tmp_path, photos, monkeypatch):
+    """A picture replaced while the run is at work, and put back later, is done again."""
+    out, file, other = tmp_path / "out", photos / "scene.png", tmp_path / "other.png"
+    original = file.read_bytes()
+    Image.fromarray(np.full((80, 90, 3), 77, np.uint8)).save(other)
+    prepare = OutputTree.prepare
+
+    def replace(self):
+        file.write_bytes(other.read_bytes())
+        prepare(self)
+
+    monkeypatch.setattr(OutputTree, "prepare", replace)
+    assert command("inference_coz", "-i", photos, "-o", out, *RESIZE).code == 0
+    monkeypatch.undo()
+    file.write_bytes(original)
+    assert command("inference_coz", "-i", photos, "-o", out, *RESIZE).code == 0
+    assert command("inference_coz", "-i", photos, "-o", tmp_path / "anew", *RESIZE).code == 0
+    assert pixels(out) == pixels(tmp_path / "anew")
+
+
+def test_an_output_folder_emptied_under_the_run_is_noticed(command, tmp_path, photos, monkeypatch):
+    out = tmp_path / "out"
+    write_image = OutputTree.write_image
+
+    def emptying(self, image, *files):
+        write_image(self, image, *files)
+        if files[0].name == "turned.png" and "scale2" in str(files[0]):
+            shutil.rmtree(out / "per-sample" / "scene")
+            shutil.rmtree(out / "per-scale")
+
+    monkeypatch.setattr(OutputTree, "write_image", emptying)
+    done = command("inference_coz", "-i", photos, "-o", out, *RESIZE)
+    assert done.code == 1
+    assert "failed: scene.png: its results are gone" in done.err
+    monkeypatch.undo()
+    assert command("inference_coz", "-i", photos, "-o", out, *RESIZE).code == 0
+    assert len(list((out / "per-sample").iterdir())) == 2
+
+
+# odd folders
+
+
+def test_a_picture_named_like_a_temporary_file_blocks_no_later_run(command, tmp_path, photos):
+    (photos / "scene.png").rename(photos / ".writing-x.part.png")
+    arguments = ("-i", photos / ".writing-x.part.png", photos / "turned.png", "-o", tmp_path / "out", *RESIZE)
+    for _ in range(2):
+        assert command("inference_coz", *arguments).code == 0
+    assert (tmp_path / "out" / "recursive" / "_.writing-x.part.png").is_file()
+
+
+def test_a_broken_mpo_is_named(command, tmp_path, photos):
+    (photos / "stereo.mpo").write_bytes(b"\xff\xd8\xff\xe1 no more")
+    done = command("inference_coz", "-i", photos, "-o", tmp_path / "out", *RESIZE)
+    assert done.code == 1
+    assert "failed: stereo.mpo" in done.err
+
+
+def test_a_closed_subfolder_is_named_and_the_others_are_searched(command, tmp_path, photos, monkeypatch):
+    (photos / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuse(path="."):  # root, as whom tests may run, may enter every folder
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    done = command("inference_coz", "-i", photos, "-o", tmp_path / "out", "--recursive_folders", *RESIZE)
+    assert done.code == 1, done.err
+    assert "failed: closed: cannot be listed (Permission denied)" in done.err
+    assert "2 of 3 pictures" in done.out
+
+
+def test_a_closed_results_folder_fails_that_picture_only(command, tmp_path, photos, monkeypatch):
+    make = tempfile.mkstemp
+
+    def refuse(*args, dir=None, **options):
+        if Path(dir).name == "scene":
+            raise PermissionError(13, "Permission denied", str(dir))
+        return make(*args, dir=dir, **options)
+
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    done = command("inference_coz", "-i", photos, "-o", tmp_path / "out", *RESIZE)
+    assert done.code == 1, done.err
+    assert "failed: scene.png" in done.err
+    assert "cannot be written (Permission denied)" in done.err
+    assert "1 of 2 pictures" in done.out
+
+
+def test_libtiffs_own_lines_do_not_reach_the_terminal(tmp_path):
+    file = tmp_path / "odd.tif"
+    Image.open(SCENE).convert("RGB").save(file, compression="tiff_lzw")
+    content = bytearray(file.read_bytes())
+    content[200:260] = bytes(60)
+    file.write_bytes(content)
+    done = run_script("inference_coz", "-i", file, SCENE, "-o", tmp_path / "out", *RESIZE)
+    assert all("odd.tif" in line for line in done.err.splitlines()), done.err
+
+
+def test_a_message_is_cut_at_a_sane_length(command, tmp_path):
+    done = command("inference_coz", "-i", "x" * 3000, "-o", tmp_path)
+    assert done.code == 2
+    assert len(done.err) < 340
+
+
+def test_time_is_not_wasted_on_a_signal_that_came_before(tmp_path):
+    """A process that got its signal ends soon, whatever it was doing."""
+    arguments = [ROOT / "inference_coz.py", "-i", PARITY / "input", "-o", tmp_path / "out"]
+    run = subprocess.Popen([sys.executable, *arguments], stderr=subprocess.PIPE, text=True)
+    time.sleep(1.5)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=20)
+    assert run.returncode in (0, 130)
+    assert "Traceback" not in said
