@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CODE := *.py command zoom results sd3 plain_sr prompts int8 checkpoints machine ram lora benchmarks
 
-.PHONY: zoom test format clean
+.PHONY: zoom test fuzz soak format clean
 
 zoom: $(VENV)/installed  ## zoom 256x into every picture of samples/
 	$(BIN)/python inference_coz.py -i samples -o inference_results
@@ -15,6 +15,12 @@ test: $(VENV)/installed-dev  ## lint, types and tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(CODE)
 	$(BIN)/pytest -n 2
+
+fuzz: $(VENV)/installed-dev  ## damaged files for a night: make fuzz N=20000
+	cd tests && OMP_NUM_THREADS=1 PYTHONPATH=..:. ../$(BIN)/python -m fuzz $(or $(N),2000) $(START)
+
+soak: $(VENV)/installed-dev  ## kills at random moments: make soak N=200
+	cd tests && OMP_NUM_THREADS=1 PYTHONPATH=..:. ../$(BIN)/python -m fuzz.soak $(or $(N),50) $(START)
 
 format: $(VENV)/installed-dev  ## let ruff lay out the code
 	$(BIN)/ruff check --fix .

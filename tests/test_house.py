@@ -38,7 +38,7 @@ ALLOWED = {
     "plain_sr": {"machine", "zoom"},
     "prompts": {"checkpoints", "machine", "lora", "ram", "zoom"},
     "sd3": {"checkpoints", "machine", "lora", "zoom"},
-    "osediff_sd3": {"sd3", "machine", "zoom"},
+    "osediff_sd3": {"checkpoints", "sd3", "machine", "zoom"},
     "int8": {"osediff_sd3", "sd3", "checkpoints", "machine", "lora", "zoom", "results"},
 }
 # Longer than 200 lines for a reason that its docstring gives: none yet, but for the one writer of the graph.

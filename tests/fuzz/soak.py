@@ -1,0 +1,93 @@
+"""Kills at random moments: ``make soak N=200``. A run that is killed and run again ends as one never killed.
+
+Half of the kills are SIGKILL (a power cut), the others SIGINT and SIGTERM (polite), some of these twice.
+After a polite one nothing half-written may be left; after every one the same command must give the same
+files.
+"""
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+ROOT = Path(__file__).parent.parent.parent
+PICTURES = ROOT / "tests" / "data" / "parity" / "input"
+KINDS = ("bicubic", "recursive")
+POLITE = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+def start(out: Path, kind: str) -> subprocess.Popen[str]:
+    """Begin a run: tiny pictures, real processes."""
+    command = [sys.executable, "inference_coz.py", "-i", str(PICTURES), "-o", str(out), "--rec_type", kind]
+    options = ["--process_size", "64", "--rec_num", "3", "-q"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*command, *options], cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+
+
+def results(out: Path) -> dict[str, bytes]:
+    """Every picture and prompt, by place."""
+    files = (file for file in out.rglob("*") if file.suffix in (".png", ".txt", ".csv"))
+    return {file.relative_to(out).as_posix(): file.read_bytes() for file in files}
+
+
+def killed(out: Path, kind: str, after: float, how: signal.Signals, twice: bool) -> str:
+    """Kill a run, look at what it left, and run it again; return what is wrong, or nothing."""
+    run = start(out, kind)
+    time.sleep(after)
+    run.send_signal(how)
+    if twice:
+        run.send_signal(how)
+    _, said = run.communicate(timeout=60)
+    left = [file.name for file in out.rglob(".*")] if out.exists() else []
+    if how in POLITE:
+        # a process that has not yet come to its own first line dies as the system has it
+        if run.returncode not in (0, POLITE[how], -how):
+            return f"exit code {run.returncode}"
+        if "Traceback" in said and "inference_coz.py" in said:
+            return f"it said {said[-200:]!r}"
+        if left and not twice:
+            return f"it left {left}"
+    again = start(out, kind)
+    _, said = again.communicate(timeout=120)
+    if again.returncode:
+        return f"the next run ended with {again.returncode}: {said[-200:]!r}"
+    left = [file.name for file in out.rglob(".*")]
+    return f"the next run left {left}" if left else ""
+
+
+def main() -> int:
+    """Kill N runs, from seed START on."""
+    number = int(sys.argv[1])
+    first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    bad = 0
+    with tempfile.TemporaryDirectory() as place:
+        expected, seconds = {}, {}
+        for kind in KINDS:
+            since = time.monotonic()
+            start(Path(place, kind), kind).communicate()
+            seconds[kind] = time.monotonic() - since
+            expected[kind] = results(Path(place, kind))
+        for seed in tqdm(range(first, first + number), disable=None):
+            dice = random.Random(seed)
+            kind, out = dice.choice(KINDS), Path(place, "out")
+            how = dice.choice((signal.SIGKILL, signal.SIGKILL, *POLITE))
+            after = dice.uniform(0, 1.1 * seconds[kind])
+            wrong = killed(out, kind, after, how, twice=how in POLITE and dice.random() < 0.25)
+            if not wrong and results(out) != expected[kind]:
+                wrong = "other results than a run that was never killed"
+            if wrong:
+                bad += 1
+                print(f"{seed}: {kind}, {how.name} after {after:.2f} s: {wrong}", flush=True)
+            shutil.rmtree(out, ignore_errors=True)
+    print(f"{number} kills, {bad} findings")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
