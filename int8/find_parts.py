@@ -27,6 +27,7 @@ from errors import InputError
 from sd3.spec import PARTS
 
 MODEL, DATA, RECORD = "model.onnx", "model.onnx.data", "quantization.json"
+MAX_RECORD = 16 * 2**20  # bytes
 FORMAT = 1  # of quantization.json and of the calls; a part of another format is not used
 
 
@@ -66,7 +67,11 @@ class QuantizedParts:
         """
         for component, record in list(self.records.items()):
             files = source_files(component, base, lora_path, vae_path)
-            why = _other_source(record["made_from"], files)
+            try:
+                why = _other_source(record["made_from"], files)
+            except (KeyError, TypeError, AttributeError):
+                self.refuse(component, f"{self.folders[component] / RECORD} is damaged")
+                continue
             if why:
                 self.refuse(component, f"{self.folders[component]} was made from {why}")
 
@@ -128,24 +133,30 @@ def read_record(folder: Path, component: str) -> dict[str, Any]:
     """
     path = folder / RECORD
     try:
+        if path.stat().st_size > MAX_RECORD:
+            raise ValueError
         record = json.loads(path.read_text(encoding="utf-8"))
-        files = dict(record["files"].items())
+        files = {
+            str(name): (dict(entry)["bytes"], entry.get("sha256")) for name, entry in record["files"].items()
+        }
         for key in ("format", "component", "made_from"):
             record[key]
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{path} is damaged") from None
     if record["format"] != FORMAT or record["component"] != component:
         raise InputError(f"{path} is of another component or version of this program")
-    for name, expected in files.items():
+    for name, (size, _) in files.items():
         file = folder / name
         if not file.is_file():
             raise InputError(f"{file} is missing")
-        if file.stat().st_size != expected["bytes"]:
-            raise InputError(f"{file} is damaged: {file.stat().st_size:,} bytes of {expected['bytes']:,}")
-    for name, expected in files.items():
-        if checkpoint_sha256(folder / name) != expected.get("sha256"):
+        if file.stat().st_size != size:
+            raise InputError(
+                f"{file} is damaged: it has {file.stat().st_size:,} bytes and not as many as recorded"
+            )
+    for name, (_, sha256) in files.items():
+        if checkpoint_sha256(folder / name) != sha256:
             raise InputError(f"{folder / name} is damaged: its SHA-256 is not the recorded one")
     return record
 

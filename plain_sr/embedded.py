@@ -5,6 +5,7 @@ where its input is clean. Alone over a whole chain, the first turns to plastic a
 source's noise.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -80,24 +81,37 @@ class EmbeddedBackbone:
             RGB pictures, or a PictureError in a picture's place where the network's output is not finite, or
             where memory is too small for one picture.
         """
-        weights = weights_of_step(step)
+        times, batches = self.machine.times, self.machine.batches
+        side, twice = 0, False  # the same for all inputs: the first batch tells
 
-        def forward(batch: Sequence[StepInput]) -> list[Image.Image | PictureError]:
+        def first(batch: Sequence[StepInput]) -> list[Tensor]:
+            nonlocal side, twice
             side = batch[0].sr_input.width
-            with self.machine.times.stage("sr.prepare"):
+            twice = SCALE < side / batch[0].crop.width <= 2 * SCALE
+            with times.stage("sr.prepare"):
                 x = torch.stack([to_tensor(one.crop) for one in batch])
-            enlarged = self._forward(weights, x)
-            if SCALE < side / x.shape[-1] <= 2 * SCALE:
+            enlarged = self._forward(weights_of_step(step), x)
+            if twice:
                 # Only resized, a state would be soft, and a chain at --upscale 8 ends in plain blur. A second
                 # pass that ends at the wanted side keeps material in it, for a quarter of what a whole
                 # second 4x costs. Beyond 8x is --rec_type onestep, whose point is a single pass.
                 goal = math.ceil(side / SCALE)
-                smaller = F.interpolate(enlarged, size=(goal, goal), mode="bicubic", antialias=True)
-                enlarged = self._forward(REALSR, smaller)
-            with self.machine.times.stage("sr.finish"):
-                return [to_picture(y, side) for y in enlarged]
+                enlarged = F.interpolate(enlarged, size=(goal, goal), mode="bicubic", antialias=True)
+            return list(enlarged)
 
-        return self.machine.batches("sr.embedded", inputs, forward)
+        def second(batch: Sequence[Tensor]) -> list[Tensor]:
+            return list(self._forward(REALSR, torch.stack(list(batch))))
+
+        results = batches("sr.embedded", inputs, first)
+        results = itertools.chain(list(itertools.islice(results, 1)), results)
+        if twice:  # all pictures pass the first network before the second is placed
+            waiting = list(results)
+            sound = batches("sr.embedded", [one for one in waiting if isinstance(one, Tensor)], second)
+            results = (next(sound) if isinstance(one, Tensor) else one for one in waiting)
+        for result in results:
+            with times.stage("sr.finish"):
+                picture = to_picture(result, side) if isinstance(result, Tensor) else result
+            yield picture
 
     def _forward(self, weights: Weights, x: Tensor) -> Tensor:
         """Run a network over (B, 3, H, W) in [0, 1]; the result is fp32 on the CPU."""
