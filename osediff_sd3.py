@@ -138,7 +138,7 @@ class OSEDiffSD3:
         for start in range(0, len(inputs), group or 1):
             for picture, result in self._repaint(pictures[start : start + group]):
                 if isinstance(result, PictureError) or _plausible(result):
-                    yield result if isinstance(result, PictureError) else _to_image(result)
+                    yield result if isinstance(result, PictureError) else to_image(result)
                 else:
                     yield self._again_in_fp32(picture)
 
@@ -151,7 +151,7 @@ class OSEDiffSD3:
             if isinstance(result, PictureError):
                 return result
             if _plausible(result):
-                return _to_image(result)
+                return to_image(result)
         return PictureError("the SR network's output is constant or not finite, in fp32 too")
 
     def _repaint(
@@ -176,7 +176,7 @@ class OSEDiffSD3:
             with self._parts.use("vae_encoder", exact) as call, times.stage("sr.vae_encode.forward"):
                 moments = call(x).float().cpu()
             return [
-                _sample(one, picture.seed) * self._scaling_factor
+                sample_latent(one, picture.seed) * self._scaling_factor
                 for picture, one in zip(batch, moments, strict=True)
             ]
 
@@ -234,7 +234,7 @@ def _to_tensor(picture: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255 * 2 - 1
 
 
-def _sample(moments: torch.Tensor, seed: int) -> torch.Tensor:
+def sample_latent(moments: torch.Tensor, seed: int) -> torch.Tensor:
     """Draw a latent (16, h, w) from its moments (32, h, w); equal seeds draw equal noise on every device."""
     mean, log_variance = moments.chunk(2)
     generator = torch.Generator("cpu").manual_seed(seed)
@@ -246,7 +246,7 @@ def _plausible(y: torch.Tensor) -> bool:
     return bool(y.isfinite().all() and y.min() < y.max())
 
 
-def _to_image(y: torch.Tensor) -> Image.Image:
+def to_image(y: torch.Tensor) -> Image.Image:
     """Round (3, H, W) in [-1, 1] to 8 bits."""
     pixels = ((y.clamp(-1, 1) + 1) / 2 * 255).round().to(torch.uint8)
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())

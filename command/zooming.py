@@ -114,16 +114,10 @@ def zoom_all(
             residency = parts.machine.residency
             for name, count in residency.loads.items():
                 report.components[name] = {"loads": count, "moves": residency.moves[name]}
-        kept_open = [
-            file
-            for file, write in (
-                (chain.tree.run_json, lambda: report.finish(how)),
-                (chain.tree.prompts_csv, lambda: _write_prompts(chain.tree, report)),
-            )
-            if not _written(write)
-        ]
+        reports_written = _written(lambda: report.finish(how))
+        reports_written &= _written(lambda: _write_prompts(chain.tree, report))
     _say_what_happened(options, chain, records, unreadable, failed)
-    return SOME_FAILED if failed or kept_open else ALL_DONE
+    return ALL_DONE if reports_written and not failed else SOME_FAILED
 
 
 def _follow(chain: Chain, report: RunReport, records: Sequence[PictureRecord], options: Namespace) -> None:

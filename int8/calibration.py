@@ -111,11 +111,11 @@ def read_calibration(path: Path | None, samples: int) -> Calibration:
     Raises:
         InputError: nothing there, or nothing of use in it.
     """
-    built_in = _lines(BUILT_IN)
+    built_in = read_lines(BUILT_IN)
     prompts, pictures = built_in, None
     if path is not None:
         if path.is_file():
-            prompts = _lines(path)
+            prompts = read_lines(path)
         elif (path / "per-sample").is_dir():
             pictures = _of_run(path)
             prompts = list(dict.fromkeys(one.prompt for one in pictures if one.prompt)) or built_in
@@ -139,7 +139,8 @@ def read_calibration(path: Path | None, samples: int) -> Calibration:
     )
 
 
-def _lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """Read prompts, one a line; InputError where there are none."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):

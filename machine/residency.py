@@ -38,7 +38,9 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class _Component:
+class Component:
+    """One network, or what stands in for it; the arguments of `Residency.add`, and where it is now."""
+
     load: Callable[["torch.device"], Any]
     device: "torch.device"
     size: Size | None = None
@@ -51,6 +53,7 @@ class Residency:
     """Keeps the components of a run where they belong, and counts how often they come and go.
 
     Attributes:
+        components: by name.
         loads: how often each component was read from disk.
         moves: how often each was moved between its device and CPU memory.
     """
@@ -66,7 +69,7 @@ class Residency:
         self.times = StageTimes() if times is None else times
         self.loads: Counter[str] = Counter()
         self.moves: Counter[str] = Counter()
-        self._components: dict[str, _Component] = {}
+        self.components: dict[str, Component] = {}
 
     def add(
         self,
@@ -85,9 +88,9 @@ class Residency:
             device: where the component computes.
             size: for the plan.
         """
-        if name in self._components:
+        if name in self.components:
             raise ValueError(f"component {name} was added twice")
-        self._components[name] = _Component(load, device, size)
+        self.components[name] = Component(load, device, size)
 
     @contextmanager
     def use(self, name: str) -> Iterator[Any]:
@@ -96,7 +99,7 @@ class Residency:
         The body must not keep the module: under ``efficient_memory`` the next component takes its place.
         Do not open a stage of `StageTimes` around this call; loading and moving have their own.
         """
-        component = self._components[name]
+        component = self.components[name]
         if not component.on_device:
             if self.efficient_memory:
                 self._make_room(name)
@@ -120,7 +123,7 @@ class Residency:
     def plan(self, batch_size: int = 1, side: int = 512) -> MemoryPlan:
         """Return the plan of this run, without loading anything; arguments as for `plan_memory`."""
         components = {
-            name: (component.size, str(component.device)) for name, component in self._components.items()
+            name: (component.size, str(component.device)) for name, component in self.components.items()
         }
         return plan_memory(components, self.efficient_memory, batch_size, side)
 
@@ -149,7 +152,7 @@ class Residency:
                 )
         return found
 
-    def _place(self, name: str, component: _Component) -> None:
+    def _place(self, name: str, component: Component) -> None:
         """Bring one component to its device, from CPU memory or from its file."""
         if component.module is not None:
             with self.times.stage(f"{name}.move"):
@@ -164,8 +167,8 @@ class Residency:
 
     def _make_room(self, name: str) -> None:
         """Take the other idle components off the device that ``name`` is about to use."""
-        device = self._components[name].device
-        for other, component in self._components.items():
+        device = self.components[name].device
+        for other, component in self.components.items():
             if other == name or component.device != device or not component.on_device or component.users:
                 continue
             with self.times.stage(f"{other}.move"):

@@ -169,10 +169,13 @@ def load_ram(files: RamFiles, device: torch.device, dtype: torch.dtype) -> RamTa
     The files are mapped into memory and only the needed tensors are read, one at a time: of the
     released 5.6 GB (optimizer and caption parts included) about 0.85 GB.
 
-    Raises:
-        InputError: RAM's file lacks a needed tensor.
+    Args:
+        files: that `build_tagger` found whole.
+        device: where it will compute.
+        dtype: of weights and arithmetic.
     """
-    tagger = build_tagger(files)
+    with init_empty_weights(include_buffers=False):
+        tagger = RamTagger(files.size)
     weights = {current_name(name): tensor for name, tensor in _map(files.ram)["model"].items()}
     targets = dape_targets(files.size) if files.dape else {}
     pairs = _map(files.dape) if files.dape else {}

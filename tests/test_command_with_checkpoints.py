@@ -44,15 +44,13 @@ def prompts(out, name="scene"):
 
 def truncating(monkeypatch):
     """Make 8-bit pictures as the published code does, by truncation."""
-    monkeypatch.setattr(
-        color_fix, "_to_image", lambda v: Image.fromarray(np.clip(v, 0, 255).astype(np.uint8))
-    )
+    monkeypatch.setattr(color_fix, "to_image", lambda v: Image.fromarray(np.clip(v, 0, 255).astype(np.uint8)))
 
     def to_image(y):
         pixels = ((y * 0.5 + 0.5).clamp(0, 1) * 255).byte()
         return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
-    monkeypatch.setattr(osediff_sd3, "_to_image", to_image)
+    monkeypatch.setattr(osediff_sd3, "to_image", to_image)
 
 
 @pytest.mark.parametrize("run", RUNS[2:], ids=lambda run: run["dir"])

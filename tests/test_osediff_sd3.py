@@ -82,7 +82,7 @@ def close(ours, theirs):
 def test_latent_velocity_and_output_are_the_published_ones(plain, published):
     with plain.machine.residency.use("vae_encoder") as encode:
         (moments,) = encode(published["x"])
-    latent = osediff_sd3._sample(moments, seed=1)[None] * 1.5305
+    latent = osediff_sd3.sample_latent(moments, seed=1)[None] * 1.5305
     close(latent, published["latent"])
     with plain.machine.residency.use("transformer") as transformer:
         embeds, pooled = published["prompt_embeds"], published["pooled"]
@@ -108,7 +108,7 @@ def test_the_weights_change_the_picture(plain, inputs, expected_pixels):
 
 def test_floats_are_rounded_not_cut_off():
     grey = torch.tensor([-2.0, -1.0, (100.6 / 255) * 2 - 1, (100.4 / 255) * 2 - 1, 1.0, 2.0])
-    image = osediff_sd3._to_image(grey.expand(3, 1, 6))
+    image = osediff_sd3.to_image(grey.expand(3, 1, 6))
     assert np.asarray(image)[0, :, 0].tolist() == [0, 0, 101, 100, 255, 255]
 
 
@@ -130,7 +130,7 @@ def test_a_picture_does_not_depend_on_its_neighbours_or_their_order(plain, input
 def test_prompt_and_seed_reach_the_picture(plain, inputs):
     (one,), (other,) = (pixels(plain(inputs[:1], [prompt], [1])) for prompt in ("a cat", "whiskers"))
     assert np.abs(one - other).max() > 0
-    draws = [osediff_sd3._sample(torch.zeros(32, 4, 4), seed) for seed in (1, 1, 2)]
+    draws = [osediff_sd3.sample_latent(torch.zeros(32, 4, 4), seed) for seed in (1, 1, 2)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
 
@@ -252,7 +252,7 @@ class Broken(Part):
 
 
 def break_decoder(network, value, always=False):
-    component = network.machine.residency._components["vae_decoder"]
+    component = network.machine.residency.components["vae_decoder"]
     load = component.load
     component.load = lambda device: Broken(load(device), value, always)
 
@@ -278,7 +278,7 @@ def test_an_output_that_is_impossible_in_fp32_too_fails_the_picture_only(inputs)
 
 def before_each_call(network, part, look):
     """Let something look at what a part is called with: the first tensor."""
-    component = network.machine.residency._components[part]
+    component = network.machine.residency.components[part]
     load = component.load
 
     def wrapped(device):

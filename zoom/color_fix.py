@@ -30,9 +30,9 @@ def fix_colors(method: str, output: Image.Image, sr_input: Image.Image, crop: Im
     if method == "nofix":
         return output
     if method == "backproject":
-        return _to_image(backproject(_to_array(output), _to_array(crop)))
+        return to_image(backproject(_to_array(output), _to_array(crop)))
     fix = {"adain": adain, "wavelet": wavelet}[method]
-    return _to_image(fix(_to_array(output), _to_array(sr_input)))
+    return to_image(fix(_to_array(output), _to_array(sr_input)))
 
 
 def adain(content: np.ndarray, style: np.ndarray) -> np.ndarray:
@@ -115,5 +115,5 @@ def _to_array(image: Image.Image) -> np.ndarray:
     return np.asarray(image, dtype=np.float32)
 
 
-def _to_image(values: np.ndarray) -> Image.Image:
+def to_image(values: np.ndarray) -> Image.Image:
     return Image.fromarray(np.rint(np.clip(values, 0, 255)).astype(np.uint8))

@@ -1,14 +1,17 @@
 """Fuzz for a night: ``make fuzz N=20000``. Prints findings, exit code 1 if there are any."""
 
 import logging
+import os
 import resource
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from quantized_parts import FROM
 from tqdm import tqdm
 
+import quantize_model
 from fuzz.targets import TARGETS, finding
 
 SLOW = 10.0  # seconds
@@ -22,6 +25,10 @@ def main() -> int:
     logging.disable(logging.WARNING)
     targets = [target for target in TARGETS if len(sys.argv) < 4 or target.__name__ in sys.argv[3:]]
     bad = 0
+    parts = tempfile.TemporaryDirectory()
+    os.environ["FUZZ_QUANTIZED"] = parts.name
+    arguments = ["--model_component", "all", "--output_dir", parts.name, "-q", *map(str, FROM)]
+    assert quantize_model.main(arguments) == 0
     for case in tqdm(range(start, start + number), disable=None):
         target = targets[case % len(targets)]
         with tempfile.TemporaryDirectory() as folder:
@@ -38,6 +45,7 @@ def main() -> int:
         if wrong:
             bad += 1
             print(f"{target.__name__} {case}: {wrong}", flush=True)
+    parts.cleanup()
     print(f"{number} cases, {bad} findings")
     return 1 if bad else 0
 

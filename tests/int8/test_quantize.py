@@ -421,7 +421,7 @@ def test_psnr_knows_the_range_of_pictures():
 
 
 def test_there_are_two_hundred_varied_prompts_built_in():
-    prompts = calibration._lines(calibration.BUILT_IN)
+    prompts = calibration.read_lines(calibration.BUILT_IN)
     assert len(set(prompts)) >= 200
     lengths = [len(prompt) for prompt in prompts]
     assert min(lengths) < 10

@@ -35,7 +35,7 @@ def three(efficient_memory, device=CPU):
 
 
 def resident(residency):
-    return {name for name, component in residency._components.items() if component.on_device}
+    return {name for name, component in residency.components.items() if component.on_device}
 
 
 # coming and going
