@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from PIL.Image import Image
 
-from checkpoints.gate import blaming
 from errors import PictureError
 from machine.machine import Machine
 from machine.memory import Size
@@ -66,8 +65,7 @@ class DapeExtractor:
     def _load(self, device: "torch.device") -> "torch.nn.Module":
         from ram.model import load_ram
 
-        with blaming(self.files.ram):
-            return load_ram(self.files, device, self.dtype)
+        return load_ram(self.files, device, self.dtype)
 
     def __call__(self, inputs: Sequence[StepInput]) -> Iterator[Prompt | PictureError]:
         """Yield the tags of each SR input (RGB, any size); the parents are not looked at.

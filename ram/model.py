@@ -173,24 +173,28 @@ def load_ram(files: RamFiles, device: torch.device, dtype: torch.dtype) -> RamTa
         files: that `build_tagger` found whole.
         device: where it will compute.
         dtype: of weights and arithmetic.
+
+    Raises:
+        InputError: the files have changed since they were checked.
     """
-    with init_empty_weights(include_buffers=False):
-        tagger = RamTagger(files.size)
-    weights = {current_name(name): tensor for name, tensor in _map(files.ram)["model"].items()}
-    targets = dape_targets(files.size) if files.dape else {}
-    pairs = _map(files.dape) if files.dape else {}
-    state = {}
-    for name, parts in _by_name_in_file(tagger).items():
-        weight = weights[name]
-        for pair in targets.get(name, ([], ()))[0]:
-            delta = _lora_delta(
-                pairs[f"{pair}.lora_A"], pairs[f"{pair}.lora_B"], is_qkv=pair.endswith(".qkv")
-            )
-            weight = weight.float() + delta
-        for part, piece in zip(parts, weight.chunk(len(parts)), strict=True):
-            state[part] = piece.to(device=device, dtype=dtype, copy=True)
-    tagger.load_state_dict(state, strict=False, assign=True)
-    return tagger.to(device).eval().requires_grad_(False)
+    with blaming(files.ram, "fetch it again"):
+        with init_empty_weights(include_buffers=False):
+            tagger = RamTagger(files.size)
+        weights = {current_name(name): tensor for name, tensor in _map(files.ram)["model"].items()}
+        targets = dape_targets(files.size) if files.dape else {}
+        pairs = _map(files.dape) if files.dape else {}
+        state = {}
+        for name, parts in _by_name_in_file(tagger).items():
+            weight = weights[name]
+            for pair in targets.get(name, ([], ()))[0]:
+                delta = _lora_delta(
+                    pairs[f"{pair}.lora_A"], pairs[f"{pair}.lora_B"], is_qkv=pair.endswith(".qkv")
+                )
+                weight = weight.float() + delta
+            for part, piece in zip(parts, weight.chunk(len(parts)), strict=True):
+                state[part] = piece.to(device=device, dtype=dtype, copy=True)
+        tagger.load_state_dict(state, strict=False, assign=True)
+        return tagger.to(device).eval().requires_grad_(False)
 
 
 def _map(path: Path) -> Any:
