@@ -8,7 +8,8 @@ class InputError(Exception):
     """An argument or a file that the whole run needs is wrong.
 
     The message is one line that names the file or option and the way out. Commands print it
-    without a traceback and exit with 2, before anything is written.
+    without a traceback and exit with 2: before anything is written, unless the file only fails when it is
+    loaded.
     """
 
 

@@ -43,7 +43,6 @@ EMPTY = torch.empty(0)
 class _Picture:
     """One SR input on its way through the parts: what the next part needs, or why it goes no further."""
 
-    index: int
     sr_input: Image.Image
     prompt: str
     seed: int
@@ -133,7 +132,8 @@ class OSEDiffSD3:
                 )
         group = len(inputs) if self.machine.efficient_memory else self.machine.batches.size
         pictures = [
-            _Picture(index, one.sr_input, prompts[index], seeds[index]) for index, one in enumerate(inputs)
+            _Picture(one.sr_input, prompt, seed)
+            for one, prompt, seed in zip(inputs, prompts, seeds, strict=True)
         ]
         for start in range(0, len(inputs), group or 1):
             for picture, result in self._repaint(pictures[start : start + group]):
@@ -145,8 +145,8 @@ class OSEDiffSD3:
     def _again_in_fp32(self, picture: _Picture) -> Image.Image | PictureError:
         """Compute one picture again, in fp32 arithmetic, whose output is not finite or constant."""
         if any(dtype != torch.float32 for dtype in self._parts.dtypes.values()):
-            logger.warning("picture %d came out constant or not finite: once more in fp32", picture.index)
-            again = _Picture(picture.index, picture.sr_input, picture.prompt, picture.seed)
+            logger.warning("a picture came out constant or not finite: once more in fp32")
+            again = _Picture(picture.sr_input, picture.prompt, picture.seed)
             ((_, result),) = self._repaint([again], exact=True)
             if isinstance(result, PictureError):
                 return result
@@ -215,7 +215,11 @@ class OSEDiffSD3:
 
 
 def one_step(folder: Path) -> torch.Tensor:
-    """Return the timestep of a one-step schedule, (1,): 1000 for SD3, where sigma goes from 1 to 0."""
+    """Return the timestep of a one-step schedule, (1,): 1000 for SD3, where sigma goes from 1 to 0.
+
+    Raises:
+        InputError: the folder's scheduler is not SD3's.
+    """
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     path = folder / SCHEDULER

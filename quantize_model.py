@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from checkpoints.hub import SD3_NAME
 from checkpoints.places import QUANTIZED, SR_LORA, SR_VAE, default_help
 from command.arguments import Help, at_least, underscored
-from command.console import end_process, run_command, say, set_up_logging
+from command.console import ALL_DONE, end_process, run_command, say, set_up_logging
 from errors import InputError, OutputError
 from sd3.spec import PARTS, TEXT_PARTS, folders_of
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DONE, BAR_MISSED = 0, 1
+BAR_MISSED = 1
 
 EPILOG = """
 examples:
@@ -43,7 +43,7 @@ writes DIR/COMPONENT/COMPONENT_quantized/: model.onnx, model.onnx.data, quantiza
 
 exit codes: 0 all parts made, near enough to PyTorch; 1 a part missed the bar, although its layers were stored
 as exactly as needed (it is written, quantization.json says how near it comes), or could not be written (disk
-full); 2 bad arguments or files, nothing done; 130 (143) interrupted
+full); 2 bad arguments or files; 130 (143) interrupted
 """
 
 
@@ -164,13 +164,11 @@ def run(options: argparse.Namespace) -> int:
 
     from int8.make_part import Pipeline, quantize_part
     from machine.devices import choose_device
+    from machine.memory import out_of_memory
 
     if checkpoint.lora_path is None and {"transformer", "vae_encoder"} & set(components):
         logger.warning("no SR LoRA: transformer and VAE encoder will only do for --no_sr_lora runs")
-    try:
-        device = choose_device(options.device_for_quant_script)
-    except InputError as error:
-        raise InputError(str(error).replace("--device", "--device_for_quant_script", 1)) from None
+    device = choose_device(options.device_for_quant_script, "--device_for_quant_script")
     pipeline = Pipeline(checkpoint, calibration, device)
     results: dict[str, Result] = {}
     for component in components:
@@ -181,6 +179,13 @@ def run(options: argparse.Namespace) -> int:
                 raise
             place = Path(error.filename or options.output_dir)
             raise OutputError.of(place, error, "it begins anew") from error
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            raise InputError(
+                f"{component}: not enough memory on {device}; take fewer --num_calibration_samples, or"
+                " --device_for_quant_script cpu"
+            ) from None
         if not options.quiet:
             for line in report(component, results[component]).splitlines():
                 say(line)
@@ -191,7 +196,7 @@ def run(options: argparse.Namespace) -> int:
             " More calibration samples may help (--num_calibration_samples)",
             error=True,
         )
-    return BAR_MISSED if missed else DONE
+    return BAR_MISSED if missed else ALL_DONE
 
 
 def report(component: str, result: "Result") -> str:

@@ -1,4 +1,5 @@
 """Files that hold models: found here or on the hub, their headers read, compared, identified by content.
 
-Imports `errors` only, and never torch: a wrong file is named before anything heavy is imported.
+Imports neither torch nor any folder of this project: a wrong file is named before anything heavy is
+imported.
 """

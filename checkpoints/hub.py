@@ -39,7 +39,10 @@ def find_model(
     Raises:
         InputError: no such folder, and the hub cannot give it.
     """
-    path = Path(model).expanduser()
+    try:
+        path = Path(model).expanduser()
+    except RuntimeError:  # ~ of nobody here
+        path = Path(model)
     if path.is_dir():
         return path
     if path.is_file():

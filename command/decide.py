@@ -12,6 +12,7 @@ from checkpoints.places import DAPE, QUANTIZED, RAM, SR_LORA, SR_VAE
 from command.arguments import underscored
 from command.options import MAX_NEW_TOKENS, build_parser
 from errors import InputError
+from results.limits import LONGEST_PROMPT
 from zoom.settings import MOST_STEPS, RESIZE_KINDS, SMALLEST_STATE, ChainSettings, Tiles
 
 # What an option of the command is called whose value is a field of `zoom.settings.Tiles`.
@@ -89,6 +90,8 @@ def check(options: argparse.Namespace) -> None:
         raise InputError(f"--upscale {options.upscale}: must be from 2 to 8")
     if not 0 <= options.seed < 2**63:
         raise InputError(f"--seed {options.seed}: must be from 0 to 2**63 - 1")
+    if len(options.prompt) > LONGEST_PROMPT or "\0" in options.prompt:
+        raise InputError(f"--prompt: at most {LONGEST_PROMPT} characters, none of them NUL")
     if options.rec_num > MOST_STEPS:
         raise InputError(f"--rec_num {options.rec_num}: at most {MOST_STEPS}")
     for path in options.input_image:
@@ -107,6 +110,7 @@ def decide(options: argparse.Namespace) -> None:
         InputError: an option is given whose part takes no part, or a file that is needed is not.
     """
     resizes_only = options.rec_type in RESIZE_KINDS
+    backbone_given = options.backbone != "auto"
     if options.backbone == "auto":
         options.backbone = "embedded" if options.pretrained_model_name_or_path is None else "sd3"
     if resizes_only:
@@ -129,6 +133,10 @@ def decide(options: argparse.Namespace) -> None:
     _refuse_idle(
         options, RAM_OPTIONS, uses_ram, "--prompt_type dape (or vlm, for answers that are no prompt)"
     )
+    if resizes_only and backbone_given:
+        raise InputError(
+            f"--backbone {options.backbone}: --rec_type {options.rec_type} only resizes, without any network"
+        )
     if options.efficient_memory and options.backbone == "embedded" and options.prompt_type == "null":
         raise InputError(
             "--efficient_memory only goes with models that are big: --backbone sd3, or a prompt extractor"
@@ -150,10 +158,10 @@ def _auto_prompt_type(options: argparse.Namespace) -> str:
 
 
 def _refuse_idle(options: argparse.Namespace, defaults: dict[str, Any], in_use: bool, wanted: str) -> None:
-    """Refuse options that nothing would read; where they are read, fill in their defaults."""
+    """Refuse options that nothing would read, and fill in the defaults of those that are not given."""
     for name, default in defaults.items():
         given = getattr(options, name)
-        if not in_use and given not in (None, False):
+        if not in_use and given is not None and given is not False:
             raise InputError(f"--{name} only goes with {wanted}")
         is_missing_file = isinstance(default, Path) and not default.is_file()
         if given is None and not is_missing_file:
@@ -177,8 +185,10 @@ def _decide_sd3(options: argparse.Namespace) -> None:
         raise InputError("--quantized_dir only goes with --quantize")
     options.quantized_dir = options.quantized_dir or QUANTIZED
     if options.no_sr_lora:
-        if options.lora_path is not None or options.vae_path is not None:
-            raise InputError("--no_sr_lora and --lora_path or --vae_path contradict each other; give one")
+        if any(one is not None for one in (options.lora_path, options.vae_path, options.lora_rank)):
+            raise InputError(
+                "--no_sr_lora and --lora_path, --vae_path or --lora_rank contradict each other; give one"
+            )
         return
     for name, default in (("lora_path", SR_LORA), ("vae_path", SR_VAE)):
         path = getattr(options, name)
@@ -200,7 +210,11 @@ def _decide_ram(options: argparse.Namespace) -> None:
         )
     for name in ("ram_path", "ram_ft_path"):
         _must_be_file(options, name)
-    if options.ram_path is not None:
+    if options.ram_path is None:
+        for name in ("ram_tags", "ram_thresholds"):
+            if getattr(options, name) is not None:
+                raise InputError(f"--{name} only goes with RAM's weights: --ram_path")
+    else:
         beside = options.ram_path.parent
         options.ram_tags = options.ram_tags or beside / "ram_tag_list.txt"
         options.ram_thresholds = options.ram_thresholds or beside / "ram_tag_list_threshold.txt"

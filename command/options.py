@@ -17,7 +17,7 @@ examples:
   inference_coz.py -i photo.jpg --rec_num 2          4x and 16x of one picture
   inference_coz.py -i photos --dry_run               check everything, print the plan, do nothing
 
-exit codes: 0 all done; 1 some pictures failed (named); 2 bad arguments or files, nothing done;
+exit codes: 0 all done; 1 some pictures failed (named); 2 bad arguments or files;
 130 (143) interrupted, the same command goes on
 """
 

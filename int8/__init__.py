@@ -1,5 +1,4 @@
 """SD3's parts as int8 ONNX models: calibrated, traced, stored layer by layer, measured, and run.
 
-Imports `sd3`, `checkpoints`, `machine`, `lora`, `zoom`, `results` and `errors`. The backbone does not know
-it: a session has the same call as the part it stands in for.
+The backbone does not know it: a session has the same call as the part it stands in for.
 """

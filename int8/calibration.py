@@ -157,7 +157,10 @@ def _of_run(folder: Path) -> list[SRInput]:
         step = file.name.removesuffix("_input.png")
         if step.isdecimal() and int(step) > 0:
             text = file.parent / "txt" / f"{int(step) - 1}.txt"
-            prompt = text.read_text(encoding="utf-8").strip() if text.is_file() else ""
+            try:
+                prompt = text.read_text(encoding="utf-8").strip() if text.is_file() else ""
+            except (OSError, UnicodeDecodeError):
+                raise InputError(f"--calibration_data: {text} is no text in UTF-8") from None
             found.append(SRInput(file, prompt, ready=True))
     if not found:
         raise InputError(
@@ -170,9 +173,10 @@ def _of_run(folder: Path) -> list[SRInput]:
 def _of_folder(folder: Path, prompts: Sequence[str]) -> list[SRInput]:
     from results.pictures import find_pictures
 
-    sources, _ = find_pictures([folder])
-    if not sources:
-        raise InputError(f"--calibration_data {folder}: holds no picture that can be read")
+    try:
+        sources, _ = find_pictures([folder])
+    except InputError:
+        raise InputError(f"--calibration_data {folder}: holds no picture that can be read") from None
     return [
         SRInput(source.file, prompts[index * 7 % len(prompts)], ready=False)
         for index, source in enumerate(sources)

@@ -36,6 +36,8 @@ import torch
 from onnx import TensorProto, helper
 from onnx.external_data_helper import set_external_data
 
+from int8.find_parts import DATA, MODEL
+
 OPSET = 17  # the first with LayerNormalization
 CONTRIB = "com.microsoft"  # ONNX Runtime's own operators
 BLOCK = 128  # inputs that share a scale in MatMulNBits
@@ -44,7 +46,6 @@ INT8_ARITHMETIC = 4  # MatMulNBits' accuracy_level: the input is rounded to int8
 MIN_TABLE_ROWS = 128  # embedding tables smaller than that stay fp32: positions, relative distances
 INLINE_BYTES = 1024  # tensors up to that size are kept in model.onnx itself
 ALIGNMENT = 4096  # of tensors in the external data file, so that they can be memory-mapped
-MODEL, DATA = "model.onnx", "model.onnx.data"
 
 LayerMode = Literal["static", "blocks", "weights", "float"]
 ReadTensor = Callable[[str], torch.Tensor]

@@ -39,6 +39,7 @@ from int8.export import Graph, LayerPlan, trace
 from int8.find_parts import DATA, FORMAT, MODEL, RECORD, describe_sources, part_folder, source_files
 from int8.pipeline import PartWeights, Pipeline, Tensors
 from int8.run_part import OnnxPart
+from machine.interrupts import held
 from sd3.spec import PARTS, TEXT_PARTS
 
 logger = logging.getLogger(__name__)
@@ -276,9 +277,15 @@ def _replacing(target: Path) -> Iterator[Path]:
         yield new
         new.chmod(0o755)
         old = new.with_name(f"{new.name}.old")
-        if target.exists():
-            target.replace(old)
-        new.replace(target)
+        with held():  # between the two, neither would be in its place
+            if target.exists():
+                target.replace(old)
+            try:
+                new.replace(target)
+            except OSError:
+                if old.exists():
+                    old.replace(target)
+                raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(new, ignore_errors=True)

@@ -11,7 +11,7 @@ from int8.choose_layers import stream
 from lora.sr_lora import sr_lora_layers
 from lora.vae_encoder import merged_vae_encoder
 from sd3.checkpoint import SD3Checkpoint
-from sd3.networks import NETWORKS, Part, check_part
+from sd3.networks import NETWORKS, Part, build_on_meta, check_part
 from sd3.spec import PARTS, TEXT_PARTS
 from sd3.text import join_embeddings, load_tokenizer, token_ids
 
@@ -32,6 +32,7 @@ class PartWeights:
         """
         self.component = component
         self.files = checkpoint.files_of(component)
+        check_part(component, self.files)
         self._where = {name: file for file in self.files.files for name in safetensors_info(file)}
         self._merged: dict[str, torch.Tensor] = {}
         self._deltas: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -47,8 +48,8 @@ class PartWeights:
             }
 
     def network(self) -> Part:
-        """Return the part on the meta device, checked against the files."""
-        model = check_part(self.component, self.files)
+        """Return the part on the meta device."""
+        model = build_on_meta(self.component, self.files.config)
         return NETWORKS[self.component](model.float(), torch.float32)  # a configuration may name fp16
 
     def __call__(self, name: str) -> torch.Tensor:

@@ -1,4 +1,5 @@
-"""The machine a run is on: devices, precision, what is in memory when, batches that fit, seconds by stage.
+"""The machine a run is on: devices, precision, what is in memory when, batches that fit, seconds, signals.
 
-Imports `errors` only; torch inside functions. Knows components by name and not what they compute.
+Imports no folder of this project, and torch inside functions only. Knows components by name and not what
+they compute.
 """

@@ -11,11 +11,12 @@ if TYPE_CHECKING:
 SECOND_GPU = 6 * 10**9  # free bytes that make a second GPU worth using: SD3's transformer and VAE in 16 bits
 
 
-def choose_device(name: str) -> "torch.device":
+def choose_device(name: str, option: str = "--device") -> "torch.device":
     """Return the device that ``--device`` names, checked to be there.
 
     Args:
         name: ``auto`` (cuda, else mps, else cpu), ``cuda``, ``cuda:N``, ``mps`` or ``cpu``.
+        option: what the command calls it.
 
     Raises:
         InputError: no such device here, or no such name.
@@ -31,16 +32,16 @@ def choose_device(name: str) -> "torch.device":
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cuda", "mps", "cpu"):
-        raise InputError(f"--device {name}: not a device; use auto, cuda, cuda:N, mps or cpu")
+        raise InputError(f"{option} {name}: not a device; use auto, cuda, cuda:N, mps or cpu")
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if count == 0:
-            raise InputError(f"--device {name}: PyTorch sees no CUDA device here; use --device cpu or auto")
+            raise InputError(f"{option} {name}: PyTorch sees no CUDA device here; use {option} cpu or auto")
         if (device.index or 0) >= count:
-            raise InputError(f"--device {name}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}")
+            raise InputError(f"{option} {name}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}")
         return torch.device("cuda", device.index or 0)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise InputError("--device mps: PyTorch finds no Apple GPU here; use --device cpu or auto")
+        raise InputError(f"{option} mps: PyTorch finds no Apple GPU here; use {option} cpu or auto")
     return device
 
 

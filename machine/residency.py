@@ -81,7 +81,7 @@ class Residency:
         """Register a component; nothing is read yet.
 
         Args:
-            name: unique in the run; ``PART.WHAT`` names its stages too, e.g. ``sr.transformer``.
+            name: unique in the run; names its stages too: ``transformer.load``.
             load: reads the checkpoint and returns the module on the device it is given, in eval mode and in
                 its final dtype. Called again where the module had to be dropped. What is no `nn.Module` (an
                 ONNX session) is never moved, only dropped.

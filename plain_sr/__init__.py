@@ -1,5 +1,4 @@
 """SR networks that take no prompt: the embedded RRDBNet with trained weights from registry packages.
 
-Imports `machine` and `errors`. A network here meets `zoom.protocols.SRBackbone` and knows nothing of the
-chain.
+A network here meets `zoom.protocols.SRBackbone` and knows nothing of the chain.
 """

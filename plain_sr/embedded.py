@@ -5,7 +5,6 @@ where its input is clean. Alone over a whole chain, the first turns to plastic a
 source's noise.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -81,13 +80,12 @@ class EmbeddedBackbone:
             RGB pictures, or a PictureError in a picture's place where the network's output is not finite, or
             where memory is too small for one picture.
         """
-        times, batches = self.machine.times, self.machine.batches
-        side, twice = 0, False  # the same for all inputs: the first batch tells
+        if not inputs:
+            return
+        times, batches, side = self.machine.times, self.machine.batches, inputs[0].sr_input.width
+        twice = SCALE < side / inputs[0].crop.width <= 2 * SCALE
 
         def first(batch: Sequence[StepInput]) -> list[Tensor]:
-            nonlocal side, twice
-            side = batch[0].sr_input.width
-            twice = SCALE < side / batch[0].crop.width <= 2 * SCALE
             with times.stage("sr.prepare"):
                 x = torch.stack([to_tensor(one.crop) for one in batch])
             enlarged = self._forward(weights_of_step(step), x)
@@ -103,7 +101,6 @@ class EmbeddedBackbone:
             return list(self._forward(REALSR, torch.stack(list(batch))))
 
         results = batches("sr.embedded", inputs, first)
-        results = itertools.chain(list(itertools.islice(results, 1)), results)
         if twice:  # all pictures pass the first network before the second is placed
             waiting = list(results)
             sound = batches("sr.embedded", [one for one in waiting if isinstance(one, Tensor)], second)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from errors import InputError
+from results.limits import LONGEST_TEXT
 from results.output_tree import is_name
-from results.run_report import SCHEMA, STATUSES, PictureRecord, StepRecord
+from results.run_report import PICTURE_STATUSES, SCHEMA, STATUSES, PictureRecord, StepRecord
 
 MAX_BYTES = 2**30  # a report of 100,000 pictures of four steps has 0.2 GB
-LONGEST_TEXT = 100_000  # characters
-MOST_STEPS = 1000
+MOST_RECORDS = 1000
 LARGEST_SIDE = 2**24
 
 
@@ -40,7 +40,6 @@ def load_report(file: Path) -> EarlierReport | None:
     Raises:
         InputError: it cannot be read, is of another schema, or holds what no run writes.
     """
-    way_out = "give another --output_dir, or --overwrite"
     try:
         kind = file.lstat().st_mode
     except FileNotFoundError:
@@ -48,12 +47,12 @@ def load_report(file: Path) -> EarlierReport | None:
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from None
     if not stat.S_ISREG(kind) or file.stat().st_size > MAX_BYTES:  # a pipe would be waited for for ever
-        raise InputError(f"{file}: is no report of this program; {way_out}")
+        raise InputError(f"{file}: is no report of this program")
     try:
         content = json.loads(file.read_bytes(), parse_constant=_refuse)
         schema = content["schema"]
         if type(schema) is int and schema != SCHEMA:
-            raise InputError(f"{file}: is of another schema than {SCHEMA}, this program's; {way_out}")
+            raise InputError(f"{file}: is of another schema than {SCHEMA}, this program's")
         _must(type(schema) is int and content["status"] in STATUSES)
         _must(type(content["settings"]) is dict and type(content["pictures"]) is list)
         pictures = [_picture(entry) for entry in content["pictures"]]
@@ -63,7 +62,7 @@ def load_report(file: Path) -> EarlierReport | None:
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise InputError(f"{file}: is damaged or not of this program; {way_out}") from None
+        raise InputError(f"{file}: is damaged or not of this program") from None
 
 
 def _must(holds: bool) -> None:
@@ -113,15 +112,15 @@ _PICTURE: dict[str, Callable[[object], bool]] = {
     "label": _text,
     "file": _text,
     "sha256": _or_none(_sha256),
-    "status": lambda value: value in ("pending", "started", "done", "failed"),
+    "status": lambda value: value in PICTURE_STATUSES,
     "failure": _or_none(_text),
-    "steps": lambda value: isinstance(value, list) and len(value) <= MOST_STEPS,
+    "steps": lambda value: isinstance(value, list) and len(value) <= MOST_RECORDS,
 }
 _STEP: dict[str, Callable[[object], bool]] = {
-    "step": lambda value: _number(value, 1, MOST_STEPS),
+    "step": lambda value: _number(value, 1, MOST_RECORDS),
     "magnification": lambda value: _number(value, 1, 10**400),
     "window": _window,
-    "window_of": lambda value: _number(value, 0, MOST_STEPS),
+    "window_of": lambda value: _number(value, 0, MOST_RECORDS),
     "prompt": _or_none(_text),
     "extracted": _text,
     "extractor": _text,

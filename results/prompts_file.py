@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from errors import InputError
+from results.limits import LONGEST_PROMPT
 from results.run_report import PictureRecord
 
 COLUMNS = ["file", "step", "prompt"]
@@ -40,6 +41,8 @@ def read_prompts(path: Path) -> FixedPrompts:
                     raise InputError(f"{where}: not three values; put a prompt with commas in double quotes")
                 if not step.strip().isdecimal() or len(step) > 9 or int(step) < 1:
                     raise InputError(f"{where}: the step must be a number from 1, not '{step[:20]}'")
+                if len(prompt) > LONGEST_PROMPT or "\0" in prompt:
+                    raise InputError(f"{where}: a prompt of over {LONGEST_PROMPT} characters, or with a NUL")
                 if (label, int(step)) in prompts:
                     raise InputError(f"{where}: {label}, step {int(step)} is there a second time")
                 prompts[label, int(step)] = prompt

@@ -30,7 +30,10 @@ def earlier_results(tree: OutputTree, settings: dict[str, Any]) -> Records:
     Raises:
         InputError: the folder holds results of other settings, or of another program.
     """
-    old = load_report(tree.run_json)
+    try:
+        old = load_report(tree.run_json)
+    except InputError as error:
+        raise InputError(f"{error}; {WAY_OUT}") from None
     if old is None:
         for folder in FOLDERS:
             if (tree.root / folder).exists():
@@ -60,7 +63,7 @@ def take_up(tree: OutputTree, sources: Sequence[Source], earlier: Records) -> li
     for source in sources:
         name = names[source]
         record = earlier.get(name)
-        if record is not None and record.sha256 != _sha256(source.file):
+        if record is not None and record.sha256 is not None and record.sha256 != _sha256(source.file):
             log.info("%s: has changed since the earlier run, it is done again", source.label)
             tree.remove([name])
             record = None
@@ -82,7 +85,7 @@ def remove_all(tree: OutputTree) -> None:
     try:
         old = load_report(tree.run_json)
     except InputError as error:
-        log.warning("%s", error)
+        log.warning("%s: the pictures that it names are not removed", error)
         return
     if old:
         tree.remove(list(old.pictures))

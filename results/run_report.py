@@ -1,6 +1,7 @@
 """run.json: what a run was asked, what it did, and how far it came. Resuming reads it back.
 
 schema          2
+program         chain-of-zoom
 version         of the program
 status          running, done, failed (some pictures failed), interrupted, stopped (could not go on)
 settings        what decides the pixels; a rerun into the same folder must agree with it
@@ -8,6 +9,7 @@ environment     versions and the device; for information
 started, finished   UTC, ISO 8601; finished is null while it runs
 stage_seconds   seconds by stage over the last run, see `machine.stage_times.StageTimes`
 components      how often each model was read from disk and moved to its device, in the last run
+unreadable      label and reason of files that are no pictures
 pictures        one entry a picture, see `PictureRecord` and `StepRecord`
 """
 
@@ -22,6 +24,7 @@ from machine.stage_times import StageTimes
 from results.output_tree import OutputTree
 
 SCHEMA = 2
+PICTURE_STATUSES = ("pending", "started", "done", "failed")
 STATUSES = ("running", "done", "failed", "interrupted", "stopped")
 
 
@@ -69,7 +72,7 @@ class PictureRecord:
         label: its path below the folder that was given; prompt files call it by this.
         file: where it was read, resolved.
         sha256: of the content that the states were made from; null before it was read.
-        status: pending, started, done or failed.
+        status: one of `PICTURE_STATUSES`.
         failure: the reason in one line; null where there is none.
         steps: all of them in order, from when the picture is taken up.
     """

@@ -1,5 +1,4 @@
 """Stable Diffusion 3's parts: what they are, their files checked, their networks loaded, prompts encoded.
 
-Imports `checkpoints`, `machine`, `lora` and `errors`. The one-step pass over these parts is `osediff_sd3`
-on top.
+The one-step pass over these parts is `osediff_sd3` on top.
 """

@@ -226,3 +226,36 @@ def test_time_is_not_wasted_on_a_signal_that_came_before(tmp_path):
     _, said = run.communicate(timeout=20)
     assert run.returncode in (0, 130)
     assert "Traceback" not in said
+
+
+def test_a_prompt_that_the_next_run_could_not_read_back_is_refused(command, tmp_path):
+    for option in (("--prompt", "x" * 10_001), ("--prompt", "a\0b")):
+        done = command("inference_coz", "-i", SCENE, "-o", tmp_path / "out", "--process_size", 64, *option)
+        assert (done.code, "--prompt" in done.err) == (2, True)
+    (tmp_path / "prompts.csv").write_text(f"file,step,prompt\nscene.png,1,{'x' * 10_001}\n")
+    done = command("inference_coz", "-i", SCENE, "-o", tmp_path, "--prompts_file", tmp_path / "prompts.csv")
+    assert (done.code, "line 2" in done.err) == (2, True)
+
+
+def test_a_picture_that_an_interrupted_run_had_not_come_to_has_not_changed(command, tmp_path, photos):
+    out = tmp_path / "out"
+    assert killed(9, "SIGTERM", "-i", photos, "-o", out, *RESIZE).returncode == 143
+    assert report(out)["pictures"][1]["sha256"] is None
+    done = command("inference_coz", "-i", photos, "-o", out, *RESIZE, "-v")
+    assert done.code == 0
+    assert "has changed" not in done.err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--rec_type", "bicubic", "--backbone", "embedded"),
+        ("--latent_tiled_overlap", 0),
+        ("--prompt_type", "vlm", "--vlm_path", PARITY / "qwen", "--ram_tags", "nosuch"),
+    ],
+    ids=str,
+)
+def test_an_option_that_nothing_would_read_is_refused(command, tmp_path, options):
+    done = command("inference_coz", "-i", SCENE, "-o", tmp_path / "out", *options)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "--" in done.err

@@ -1,5 +1,5 @@
 """The method itself: the order of work, the geometry, the colours, and the protocols of who takes part.
 
-Imports `results` (where states are kept), `machine.stage_times` and `errors`. Knows no network, no command
-line and no progress bar: prompt extractors and SR backbones take part through `zoom.protocols`.
+Knows no network, no command line and no progress bar: prompt extractors and SR backbones take part through
+`zoom.protocols`.
 """

@@ -1,0 +1,4 @@
+"""How long what is written into run.json may be: what a run writes, the next one must read."""
+
+LONGEST_PROMPT = 10_000  # characters of one that a user gives; CLIP reads 77 tokens, T5 512
+LONGEST_TEXT = 100_000  # characters of any text in a report
