@@ -53,6 +53,8 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: it is missing, no JSON, or no object.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: not a regular file; download it again")
         if path.stat().st_size > MAX_JSON:
             raise InputError(f"{path}: too long for a configuration; download it again")
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -63,6 +65,18 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: not a configuration; download it again")
     return content
+
+
+def refuse_odd_files(*folders: Path) -> None:
+    """Refuse folders that hold pipes, devices or links to nothing: libraries would read them without end.
+
+    Raises:
+        InputError: names the first such file.
+    """
+    for folder in folders:
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if not (path.is_file() or path.is_dir()):
+                raise InputError(f"{path}: not a regular file; download the folder again")
 
 
 def weights_files(folder: Path, names: Names = VARIANTS) -> tuple[tuple[Path, ...], Collection[str]]:

@@ -4,11 +4,13 @@ Files in the Hugging Face hub's cache carry their SHA-256 in their name. For oth
 size and modification time in ``$XDG_CACHE_HOME/chain-of-zoom/sha256.json`` (``~/.cache``).
 """
 
+import errno
 import hashlib
 import json
 import logging
 import os
 import re
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -37,6 +39,8 @@ def checkpoint_sha256(path: Path) -> str:
     if real.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", real.name):
         return real.name
     status = real.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe or a device has no end
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     if status.st_size < SMALL:
         return sha256_of(real)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chain-of-zoom/sha256.json"

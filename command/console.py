@@ -37,6 +37,9 @@ def run_command(name: str, run: Callable[[], int], interrupted: str = "interrupt
             raise
         say(f"{name}: {error.filename}: {error.strerror}", error=True)
         return BAD_INPUT
+    except RecursionError:  # the system's own limit of a path's length would come next
+        say(f"{name}: folders are nested too deeply", error=True)
+        return BAD_INPUT
     except KeyboardInterrupt as error:
         say(f"{name}: {interrupted}", error=True)
         return getattr(error, "code", INTERRUPTED)
@@ -45,8 +48,10 @@ def run_command(name: str, run: Callable[[], int], interrupted: str = "interrupt
 def say(text: str, error: bool = False) -> None:
     """Print one line, also where nobody reads it any more and whatever is in a file's name."""
     stream = sys.stderr if error else sys.stdout
+    encoding = stream.encoding or "utf-8"  # not every terminal can show every name
+    text = shortened(printable(text)) if error else printable(text)
     try:
-        print(shortened(printable(text)) if error else printable(text), file=stream, flush=True)
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
     except BrokenPipeError:  # what waits in the stream would raise again at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

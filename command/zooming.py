@@ -26,6 +26,7 @@ from zoom.settings import ChainSettings
 
 log = logging.getLogger(__name__)
 
+MOST_WARNINGS = 10
 PROJECT = Path(__file__).parent.parent / "pyproject.toml"
 
 
@@ -162,10 +163,15 @@ def _write_prompts(tree: OutputTree, report: RunReport) -> None:
 
 def _warn_of_idle_prompts(chain: Chain, records: Sequence[PictureRecord]) -> None:
     labels = {record.label for record in records}
-    for label, step in chain.fixed_prompts:
-        if label not in labels or step > chain.settings.rec_num:
-            what = "step" if label in labels else "picture"
-            log.warning("--prompts_file: %s, step %d: there is no such %s", label, step, what)
+    idle = [
+        (label, step, "step" if label in labels else "picture")
+        for label, step in chain.fixed_prompts
+        if label not in labels or step > chain.settings.rec_num
+    ]
+    for row in idle[:MOST_WARNINGS]:
+        log.warning("--prompts_file: %s, step %d: there is no such %s", *row)
+    if len(idle) > MOST_WARNINGS:
+        log.warning("--prompts_file: and %d more rows of no use", len(idle) - MOST_WARNINGS)
 
 
 def _say_what_happened(

@@ -9,6 +9,7 @@ norm1_context, block 1 norm1, ...). The last block's norm1_context is of another
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from checkpoints.gate import blaming
 from checkpoints.headers import TensorInfo, torch_file_info
 from errors import InputError
 
@@ -74,7 +75,8 @@ def merge_sr_lora(transformer: "torch.nn.Module", path: Path, dtype: "torch.dtyp
     """
     import torch
 
-    factors = torch.load(path, map_location="cpu", weights_only=True)
+    with blaming(path):
+        factors = torch.load(path, map_location="cpu", weights_only=True)
     layers = sr_lora_layers(transformer)
     if len(factors) != 2 * len(layers):
         raise InputError(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpoints.folders import refuse_differences
+from checkpoints.gate import blaming
 from checkpoints.headers import TensorInfo, torch_file_info
 from errors import InputError
 
@@ -81,7 +82,8 @@ def merged_vae_encoder(path: Path, device: "torch.device") -> "dict[str, torch.T
     """
     import torch
 
-    state = torch.load(path, map_location=device, weights_only=True)
+    with blaming(path):
+        state = torch.load(path, map_location=device, weights_only=True)
     merged = {
         name.replace(".base_layer.", "."): tensor.float()
         for name, tensor in state.items()

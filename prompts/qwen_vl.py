@@ -20,6 +20,7 @@ from prompts.vlm_files import VlmFiles
 if TYPE_CHECKING:
     import torch
 
+LONGEST_CHAT = 100_000  # characters; Qwen's own is 300 long
 QUESTION_ONE = "What is in this image? Give me a set of words."
 QUESTION_TWO = (
     "The second image is a zoom-in of the first image. Based on this knowledge, "
@@ -115,7 +116,10 @@ class QwenProcessor:
                 raise InputError(f"{folder}: no chat template in it; download the folder again")
             self.tokenizer.chat_template = template
         with blaming(folder, "download the folder again"):
-            self.chat(2)  # a template is a program of its own
+            if len(self.chat(2)) > LONGEST_CHAT:  # a template is a program of its own
+                raise ValueError("its chat template makes an endless text")
+            if not all(0 < one < 100 for one in self.image_processor.image_std):
+                raise ValueError("image_std is no spread of colours")
 
     def chat(self, pictures: int) -> str:
         """Return the conversation about one or two pictures as text, each picture one ``<|image_pad|>``."""

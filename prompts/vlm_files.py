@@ -6,8 +6,15 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from checkpoints.folders import TRANSFORMERS, ModelFiles, read_json, read_model, weights_files
-from checkpoints.gate import blaming
+from checkpoints.folders import (
+    TRANSFORMERS,
+    ModelFiles,
+    read_json,
+    read_model,
+    refuse_odd_files,
+    weights_files,
+)
+from checkpoints.gate import blaming, check_configuration
 from checkpoints.hashing import sha256_by_name
 from checkpoints.headers import TensorInfo
 from checkpoints.hub import find_model, revision_of
@@ -65,11 +72,15 @@ def check_vlm_folder(vlm_path: str | Path, vlm_lora_path: Path | None, download:
         InputError: one line with what is wrong and the way out.
     """
     folder = find_model(str(vlm_path), _needed_files, _is_whole, download)
+    refuse_odd_files(folder)
     kind = read_json(folder / "config.json").get("model_type")
     if kind != "qwen2_5_vl":
         raise InputError(f"{folder}: a {kind} model, but --vlm_path needs a Qwen2.5-VL")
     for name in ("preprocessor_config.json", "tokenizer_config.json"):
         read_json(folder / name)
+    generation = folder / "generation_config.json"
+    if generation.is_file():
+        check_configuration(read_json(generation), generation)
     if not _has_tokenizer(folder):
         raise InputError(f"{folder}: no tokenizer (tokenizer.json) in it; download the folder again")
     model = read_model(folder, names=TRANSFORMERS)

@@ -199,7 +199,8 @@ def load_ram(files: RamFiles, device: torch.device, dtype: torch.dtype) -> RamTa
 
 def _map(path: Path) -> Any:
     """Map a .pth file's tensors into memory; what is not read stays on the disk."""
-    return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    with blaming(path, "fetch it again"):
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
 
 
 def _lora_delta(down: Tensor, up: Tensor, is_qkv: bool) -> Tensor:

@@ -20,6 +20,7 @@ import re
 import tempfile
 import time
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -50,6 +51,7 @@ _WINDOWS_DEVICES = {
 _NAMES_OF_STATES = re.compile(r"[0-9]+(_input(_for_[0-9]+)?)?|txt", re.IGNORECASE)
 _LONGEST_NAME = 200  # bytes; file systems allow 255, and endings are added
 _LONGEST_PATH = 4096
+_DEEPEST = 64  # folders in folders
 
 
 def safe_name(text: str) -> str:
@@ -73,7 +75,11 @@ def safe_name(text: str) -> str:
 def is_name(text: str) -> bool:
     """Tell whether a picture's name read from a file is one that `assign_names` could have given."""
     parts = text.split("/")
-    return len(text) <= _LONGEST_PATH and all(part and safe_name(part) == part for part in parts)
+    return (
+        len(text) <= _LONGEST_PATH
+        and len(parts) <= _DEEPEST
+        and all(part and safe_name(part) == part for part in parts)
+    )
 
 
 def assign_names(sources: Sequence[Source], taken: Mapping[str, str]) -> dict[Source, str]:
@@ -88,17 +94,17 @@ def assign_names(sources: Sequence[Source], taken: Mapping[str, str]) -> dict[So
         taken: names that earlier runs into the same folder gave, by resolved path: these stay.
     """
     names = {source: taken[source.key] for source in sources if source.key in taken}
-    used = {name.lower() for name in taken.values()}
+    used = {name.casefold() for name in taken.values()}
     new = [source for source in sources if source not in names]
     for form in (_stem, _stem_and_ending, _stem_ending_and_hash):
         wanted = {source: form(source) for source in new}
-        how_often = Counter(name.lower() for name in wanted.values())
+        how_often = Counter(name.casefold() for name in wanted.values())
         for source, name in wanted.items():
-            clash = how_often[name.lower()] > 1 or name.lower() in used
+            clash = how_often[name.casefold()] > 1 or name.casefold() in used
             reserved = form is _stem and _NAMES_OF_STATES.fullmatch(PurePosixPath(name).name)
             if not clash and not reserved:
                 names[source] = name
-        used |= {names[source].lower() for source in new if source in names}
+        used |= {names[source].casefold() for source in new if source in names}
         new = [source for source in new if source not in names]
     return names
 
@@ -201,7 +207,8 @@ class OutputTree:
     def sweep(self) -> None:
         """Remove the temporary files of a killed run. Only under `lock`: another run's are in use."""
         pattern = f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"
-        inside = (file for folder in FOLDERS for file in (self.root / folder).rglob(pattern))
+        ours = [self.root / folder for folder in FOLDERS]
+        inside = (file for folder in ours if not folder.is_symlink() for file in folder.rglob(pattern))
         for file in (*self.root.glob(pattern), *inside):
             if file.is_file() or file.is_symlink():
                 file.unlink(missing_ok=True)
@@ -303,8 +310,13 @@ def _umask() -> int:
 def read_state(file: Path, side: int) -> Image.Image | None:
     """Read a state that an earlier run wrote; None where it is missing, damaged or of another size."""
     try:
-        with Image.open(file) as image:
+        if not file.is_file():  # a pipe would be waited for for ever
+            return None
+        with warnings.catch_warnings(), Image.open(file, formats=["PNG"]) as image:
+            warnings.simplefilter("ignore")  # about what is not as we wrote it
+            if (image.mode, image.size) != ("RGB", (side, side)):
+                return None
             image.load()
-            return image if (image.mode, image.size) == ("RGB", (side, side)) else None
+            return image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None

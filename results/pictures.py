@@ -84,6 +84,8 @@ def find_pictures(
     failures: list[Failure] = []
     for source, named_by_user in _candidates(inputs, recursive, left_out, endings, failures):
         try:
+            if not left_out.isdisjoint(real_path(source.file).parents):
+                raise PictureError("lies among the results of --output_dir, which this run may write over")
             identify(source.file)
             found.setdefault(source.key, source)
         except PictureError as error:
@@ -234,6 +236,9 @@ def _identified(stream: BinaryIO) -> Image.Image:
         raise PictureError(TOO_LARGE) from error
     except Exception as error:  # decoders raise anything on damaged headers
         raise PictureError(f"has a damaged header ({error})") from error
+    if image.format in NOT_PICTURES:  # reading such a page would start a program (Ghostscript)
+        image.close()
+        raise PictureError(f"is no picture but {image.format}; save it as one")
     if image.width * image.height > MAX_PIXELS:
         raise PictureError(TOO_LARGE)
     return image

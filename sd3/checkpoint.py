@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoints.folders import VARIANTS, ModelFiles, read_json, read_model, weights_files
+from checkpoints.folders import VARIANTS, ModelFiles, read_json, read_model, refuse_odd_files, weights_files
 from checkpoints.gate import blaming
 from checkpoints.hashing import checkpoint_sha256, sha256_by_name
 from checkpoints.hub import SD3_NAME, find_model
@@ -135,6 +135,7 @@ def check_sd3(
         given, other = ("--lora_path", "--vae_path") if vae_path is None else ("--vae_path", "--lora_path")
         raise InputError(f"{given} without {other}: the SR LoRA and the SR VAE encoder were trained together")
     folder = find_sd3(model, replaced, download)
+    refuse_odd_files(folder, *(path for path in sorted(folder.iterdir()) if path.is_dir()))
     _check_index(folder)
     for name in TOKENIZERS:
         if not _has_tokenizer(folder / name):

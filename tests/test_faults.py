@@ -259,3 +259,84 @@ def test_an_option_that_nothing_would_read_is_refused(command, tmp_path, options
     done = command("inference_coz", "-i", SCENE, "-o", tmp_path / "out", *options)
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert "--" in done.err
+
+
+def test_names_that_differ_only_in_letters_that_fold_alike_go_on(command, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("straße.png", "strasse.png", "ﬁ.png", "fi.png"):
+        shutil.copy(SCENE, tmp_path / "in" / name)
+    for _ in range(2):
+        assert command("inference_coz", "-i", tmp_path / "in", "-o", tmp_path / "out", *RESIZE).code == 0
+    assert len(list((tmp_path / "out" / "recursive").iterdir())) == 4
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_a_picture_among_the_results_is_not_written_over(command, tmp_path, more):
+    place = tmp_path / "out" / "recursive"
+    place.mkdir(parents=True)
+    shutil.copy(SCENE, place / "photo.png")
+    done = command("inference_coz", "-i", place / "photo.png", "-o", tmp_path / "out", *RESIZE, *more)
+    assert done.code == 2
+    assert "lies among the results" in done.err
+    assert (place / "photo.png").read_bytes() == SCENE.read_bytes()
+
+
+def test_nothing_is_swept_up_through_a_link(tmp_path):
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / ".writing-abc.part").write_bytes(b"mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "per-sample").symlink_to(tmp_path / "victim")
+    OutputTree(tmp_path / "out").sweep()
+    assert (tmp_path / "victim" / ".writing-abc.part").read_bytes() == b"mine"
+
+
+def test_a_state_that_is_a_pipe_or_something_else_is_made_again_in_silence(command, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("-i", SCENE, "-o", out, *RESIZE)
+    assert command("inference_coz", *arguments).code == 0
+    expected = pixels(out)
+    state = out / "per-sample" / "scene" / "1.png"
+    for replace in (os.mkfifo, lambda path: Image.new("RGB", (64, 64)).save(path, "TIFF")):
+        (out / "recursive" / "scene.png").unlink()
+        state.unlink()
+        replace(state)
+        done = command("inference_coz", *arguments)
+        assert (done.code, done.err) == (0, "")
+        assert pixels(out) == expected
+
+
+@pytest.mark.parametrize("name", ["text_encoder/config.json", "scheduler/scheduler_config.json"])
+def test_a_pipe_among_a_models_files_is_named_and_not_waited_for(command, tmp_path, name):
+    folder = shutil.copytree(PARITY / "sd3", tmp_path / "sd3")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    done = command(
+        "inference_coz",
+        "-i",
+        SCENE,
+        "-o",
+        tmp_path / "out",
+        "--pretrained_model_name_or_path",
+        folder,
+        "--no_sr_lora",
+    )
+    assert (done.code, "not a regular file" in done.err) == (2, True)
+
+
+def test_a_terminal_that_cannot_show_a_name_is_no_reason_to_fail(tmp_path):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = run_script("inference_coz", "-i", SCENE, "-o", tmp_path / "é", *RESIZE, env=environment)
+    assert (done.code, "Traceback" in done.err) == (0, False)
+
+
+def test_a_page_in_postscript_is_not_run(command, tmp_path):
+    (tmp_path / "page.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n"
+    )
+    done = command("inference_coz", "-i", tmp_path / "page.png", "-o", tmp_path / "out", *RESIZE)
+    assert (done.code, "is no picture but EPS" in done.err) == (2, True)
+
+
+def test_folders_nested_without_end_are_one_line(command, tmp_path):
+    done = command("inference_coz", "-i", SCENE, "-o", tmp_path.joinpath(*["a"] * 1500), *RESIZE)
+    assert (done.code, done.err.count("\n")) == (2, 1)
