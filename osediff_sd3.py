@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from checkpoints.folders import read_json
-from checkpoints.gate import blaming
+from checkpoints.gate import blaming, check_configuration
 from errors import InputError, PictureError
 from machine.machine import Machine
 from machine.memory import Size
@@ -223,7 +223,9 @@ def one_step(folder: Path) -> torch.Tensor:
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     path = folder / SCHEDULER
-    if read_json(path).get("_class_name") != FlowMatchEulerDiscreteScheduler.__name__:
+    config = read_json(path)
+    check_configuration(config, path)
+    if config.get("_class_name") != FlowMatchEulerDiscreteScheduler.__name__:
         raise InputError(f"{path}: not the scheduler of SD3; use SD3's own")
     with blaming(path, "use SD3's own"):
         scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(path.parent, local_files_only=True)

@@ -1,5 +1,6 @@
 """Seeded damage to files: bits and bytes, JSON values, safetensors headers, pickles in torch's zip files."""
 
+import copy
 import io
 import json
 import random
@@ -76,7 +77,7 @@ def json_damaged(content: bytes, dice: random.Random) -> bytes:
             case 4:
                 holder[key] = "@DEEP@"
             case _:
-                holder[key] = dice.choice(ODD_VALUES)
+                holder[key] = copy.deepcopy(dice.choice(ODD_VALUES))
     text = json.dumps(value).replace('"@DEEP@"', DEEP)
     return text.replace("Infinity", "1e400").encode("utf-8", "surrogatepass")
 
