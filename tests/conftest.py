@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -30,6 +31,16 @@ def _no_apple_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
 PARITY = DATA / "parity"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of two pictures, scene.png and turned.png."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("scene.png", "turned.png"):
+        shutil.copy(PARITY / "input" / name, folder)
+    return folder
 
 
 @dataclass

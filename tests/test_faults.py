@@ -21,15 +21,6 @@ SCENE, TURNED = (PARITY / "input" / f"{name}.png" for name in ("scene", "turned"
 RESIZE = ("--process_size", 64, "--rec_num", 2, "--rec_type", "bicubic")
 
 
-@pytest.fixture
-def photos(tmp_path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    shutil.copy(SCENE, folder)
-    shutil.copy(TURNED, folder)
-    return folder
-
-
 # signals
 
 # Runs a script as Python does, and sends itself a signal when the N-th module after its first line is sought.

@@ -35,15 +35,6 @@ def report(folder: Path) -> dict:
     return json.loads((folder / "run.json").read_bytes())
 
 
-@pytest.fixture
-def photos(tmp_path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    shutil.copy(SCENE, folder)
-    shutil.copy(TURNED, folder)
-    return folder
-
-
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory) -> dict[str, bytes]:
     """What a run of the embedded backbone over both pictures writes."""
