@@ -38,21 +38,26 @@ def run(options: "Namespace") -> int:
     loud = (logging.WARNING, logging.INFO, logging.DEBUG)[min(options.verbose, 2)]
     set_up_logging(logging.ERROR if options.quiet else loud)
     from command.parts import Parts, build_parts, check_files
+    from command.space import refuse_too_little_space
+    from command.spots import find_spots, refuse_what_grows_too_large
     from machine.stage_times import StageTimes
-    from results.output_tree import FOLDERS, OutputTree
+    from results.output_tree import FOLDERS, SPOTS, OutputTree
     from results.pictures import find_pictures
     from results.prompts_file import read_prompts
-    from zoom.window import step_windows
+    from zoom.window import check_steps
 
     settings, tree, times = chain_settings(options), OutputTree(options.output_dir), StageTimes()
-    step_windows(settings)  # InputError where a step would look at less than a pixel
+    check_steps(settings)
     has_prompts = options.prompt_type != "null" or options.prompt or options.prompts_file
-    if has_prompts and options.backbone == "embedded":
-        log.warning("the embedded backbone takes no prompts: they are written down, and steer nothing")
+    if has_prompts and options.backbone != "sd3":
+        log.warning("this backbone takes no prompts: they are written down, and steer nothing")
     fixed_prompts = read_prompts(options.prompts_file) if options.prompts_file else {}
     sources, unreadable = find_pictures(
-        options.input_image, options.recursive_folders, [tree.root / folder for folder in FOLDERS]
+        options.input_image, options.recursive_folders, [tree.root / folder for folder in (*FOLDERS, SPOTS)]
     )
+    sources, too_large = refuse_what_grows_too_large(settings, sources)
+    unreadable += too_large
+    sources, unreadable = find_spots(options, tree, sources, unreadable)
     parts = Parts() if settings.resizes_only else build_parts(options, check_files(options), times)
 
     from command.zooming import describe, environment, program_version, zoom_all
@@ -67,6 +72,7 @@ def run(options: "Namespace") -> int:
         earlier = {} if options.overwrite else earlier_results(tree, described)
         print_plan(options, settings, sources, unreadable, parts, earlier)
         return SOME_FAILED if unreadable else ALL_DONE
+    refuse_too_little_space(settings, sources, tree.root)
     tree.prepare()
     with tree.lock():
         tree.sweep()

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -33,10 +34,14 @@ from sd3.text import Embedding, TextEncoders
 from sd3.tiles import tiled_velocity
 from zoom.protocols import StepInput
 from zoom.settings import Tiles
+from zoom.tiler import tile_grid
 
 logger = logging.getLogger(__name__)
 
+SMALLEST_SIDE = 64  # pixels: in less, the transformer has too few patches to make anything of
 EMPTY = torch.empty(0)
+T = TypeVar("T")
+Result = Image.Image | PictureError | None  # None: the output is impossible
 
 
 @dataclass
@@ -44,15 +49,22 @@ class _Picture:
     """One SR input on its way through the parts: what the next part needs, or why it goes no further."""
 
     sr_input: Image.Image
-    prompt: str
+    prompts: Sequence[str]
     seed: int
-    embedding: Embedding = (EMPTY, EMPTY)
+    embeddings: Sequence[Embedding] = ()  # of the prompts
     latent: torch.Tensor = EMPTY  # (16, h, w), fp32, on the CPU
     error: PictureError | None = None
 
+    def embedding(self, tile: int) -> Embedding:
+        """Return what steers a tile: its own prompt's, or the only one's."""
+        return self.embeddings[tile if len(self.embeddings) > 1 else 0]
+
 
 class OSEDiffSD3:
-    """SR backbone on SD3: repaints SR inputs in one pass of the transformer.
+    """SR backbone on SD3: repaints SR inputs in one pass of the transformer, large ones tile by tile.
+
+    Inputs whose sides the networks cannot take are padded by reflection, to the right and below, and the
+    results cut back.
 
     Attributes:
         text: its text encoders.
@@ -87,7 +99,7 @@ class OSEDiffSD3:
         self._stand_ins = sorted(stand_ins or ())
         vae = checkpoint.vae_config
         self._scaling_factor, self._shift_factor = vae["scaling_factor"], vae["shift_factor"]
-        self._side_step = vae_pixels(vae) * checkpoint.transformer_config["patch_size"]
+        self._latent_pixel = vae_pixels(vae)
         self._timestep = one_step(checkpoint.folder)
         self._parts = ResidentParts(checkpoint, machine, self.tiles, stand_ins or {}, xformers)
         self.text = TextEncoders(checkpoint, self._parts, machine)
@@ -105,7 +117,7 @@ class OSEDiffSD3:
         }
 
     def __call__(
-        self, inputs: Sequence[StepInput], prompts: Sequence[str], seeds: Sequence[int], step: int = 1
+        self, inputs: Sequence[StepInput], prompts: Sequence[Sequence[str]], seeds: Sequence[int]
     ) -> Iterator[Image.Image | PictureError]:
         """Repaint SR inputs, yielding results in order.
 
@@ -113,66 +125,68 @@ class OSEDiffSD3:
         batch passes them all.
 
         Args:
-            inputs: ``sr_input`` is what is repainted, RGB, square, its side a multiple of 16.
-            prompts: one an input.
+            inputs: ``sr_input`` is what is repainted, RGB; all of one size.
+            prompts: of each input: one, or one for each of its `prompt_tiles`.
             seeds: one an input, of the noise with which its latent is drawn.
-            step: of the chain; every step uses the same networks.
 
         Yields:
             RGB pictures of the inputs' size, or a PictureError in the place of one that failed.
 
         Raises:
-            InputError: the side does not suit the networks.
+            ValueError: an input has another number of prompts.
         """
-        for one in inputs:
-            side = one.sr_input.width
-            if side % self._side_step:
-                raise InputError(
-                    f"SD3 makes pictures whose side is a multiple of {self._side_step}, not {side}"
-                )
+        for one, own in zip(inputs, prompts, strict=True):
+            tiles = len(self.prompt_tiles(one.sr_input.size))
+            if len(own) not in (1, tiles):
+                raise ValueError(f"{len(own)} prompts, and the picture takes 1 or {tiles}")
         group = len(inputs) if self.machine.efficient_memory else self.machine.batches.size
         pictures = [
-            _Picture(one.sr_input, prompt, seed)
-            for one, prompt, seed in zip(inputs, prompts, seeds, strict=True)
+            _Picture(one.sr_input, own, seed) for one, own, seed in zip(inputs, prompts, seeds, strict=True)
         ]
         for start in range(0, len(inputs), group or 1):
             for picture, result in self._repaint(pictures[start : start + group]):
-                if isinstance(result, PictureError) or _plausible(result):
-                    yield result if isinstance(result, PictureError) else to_image(result)
-                else:
-                    yield self._again_in_fp32(picture)
+                yield self._again_in_fp32(picture) if result is None else result
+
+    def prompt_tiles(self, size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+        """Return the parts of an SR input that the transformer sees, one at a time: left, top, right, bottom.
+
+        Args:
+            size: width and height of the SR input, in pixels; its padding is no part of them.
+        """
+        pixels = self._latent_pixel
+        width, height = (side // pixels for side in padded_size(size, self._checkpoint.side_multiple))
+        grid = tile_grid(height, width, self.tiles.latent, self.tiles.latent_overlap)
+        return [
+            (left * pixels, top * pixels, min(right * pixels, size[0]), min(bottom * pixels, size[1]))
+            for left, top, right, bottom in (tile.box for tile in grid)
+        ]
 
     def _again_in_fp32(self, picture: _Picture) -> Image.Image | PictureError:
         """Compute one picture again, in fp32 arithmetic, whose output is not finite or constant."""
         if any(dtype != torch.float32 for dtype in self._parts.dtypes.values()):
             logger.warning("a picture came out constant or not finite: once more in fp32")
-            again = _Picture(picture.sr_input, picture.prompt, picture.seed)
+            again = _Picture(picture.sr_input, picture.prompts, picture.seed)
             ((_, result),) = self._repaint([again], exact=True)
-            if isinstance(result, PictureError):
+            if result is not None:
                 return result
-            if _plausible(result):
-                return to_image(result)
         return PictureError("the SR network's output is constant or not finite, in fp32 too")
 
-    def _repaint(
-        self, pictures: list[_Picture], exact: bool = False
-    ) -> Iterator[tuple[_Picture, torch.Tensor | PictureError]]:
-        """Pass pictures through every part, one part after the other; yield (3, side, side), about [-1, 1].
+    def _repaint(self, pictures: list[_Picture], exact: bool = False) -> Iterator[tuple[_Picture, Result]]:
+        """Pass pictures through every part, one part after the other; yield them with what came of them.
 
         ``exact``: arithmetic in fp32, whatever the dtype of the weights.
         """
         times = self.machine.times
-        embeddings = self.text([picture.prompt for picture in pictures], exact)
+        encoded = self.text([prompt for picture in pictures for prompt in picture.prompts], exact)
         for picture in pictures:
-            match embeddings[picture.prompt]:
-                case PictureError() as error:
-                    picture.error = error
-                case embedding:
-                    picture.embedding = embedding
+            own = [encoded[prompt] for prompt in picture.prompts]
+            picture.embeddings = [one for one in own if not isinstance(one, PictureError)]
+            picture.error = next((one for one in own if isinstance(one, PictureError)), None)
 
         def encode(batch: Sequence[_Picture]) -> list[torch.Tensor]:
             with times.stage("sr.prepare"):
-                x = torch.stack([_to_tensor(picture.sr_input) for picture in batch])
+                multiple = self._checkpoint.side_multiple
+                x = torch.stack([_to_tensor(padded(picture.sr_input, multiple)) for picture in batch])
             with self._parts.use("vae_encoder", exact) as call, times.stage("sr.vae_encode.forward"):
                 moments = call(x).float().cpu()
             return [
@@ -182,22 +196,30 @@ class OSEDiffSD3:
 
         def denoise(batch: Sequence[_Picture]) -> list[torch.Tensor]:
             z = torch.stack([picture.latent for picture in batch])
-            prompt_embeds, pooled = map(torch.stack, zip(*(p.embedding for p in batch), strict=True))
             timestep = self._timestep.expand(len(z))
             with self._parts.use("transformer", exact) as call, times.stage("sr.transformer.forward"):
-                velocity = tiled_velocity(
-                    lambda tile: call(tile, timestep, prompt_embeds, pooled), z, self.tiles
-                )
-            return list(z - velocity)  # sigma goes from 1 to 0 in the one step
 
-        def decode(batch: Sequence[_Picture]) -> list[torch.Tensor]:
+                def velocity(tile: torch.Tensor, number: int) -> torch.Tensor:
+                    own = zip(*(picture.embedding(number) for picture in batch), strict=True)
+                    return call(tile, timestep, *map(torch.stack, own))
+
+                return list(z - tiled_velocity(velocity, z, self.tiles))  # sigma goes from 1 to 0 in one step
+
+        def decode(batch: Sequence[_Picture]) -> list[Image.Image | None]:
             z = torch.stack([picture.latent for picture in batch])
             with self._parts.use("vae_decoder", exact) as call, times.stage("sr.vae_decode.forward"):
-                return list(call(z / self._scaling_factor + self._shift_factor).float().cpu())
+                made = call(z / self._scaling_factor + self._shift_factor).float().cpu()
+            with times.stage("sr.finish"):  # at once: of a large picture, floats take four times as much
+                return [
+                    to_image(y[:, : picture.sr_input.height, : picture.sr_input.width])
+                    if _plausible(y)
+                    else None
+                    for picture, y in zip(batch, made, strict=True)
+                ]
 
         def run(
-            part: str, forward: Callable[[Sequence[_Picture]], list[torch.Tensor]]
-        ) -> Iterator[tuple[_Picture, torch.Tensor | PictureError]]:
+            part: str, forward: Callable[[Sequence[_Picture]], list[T]]
+        ) -> Iterator[tuple[_Picture, T | PictureError]]:
             sound = [picture for picture in pictures if picture.error is None]
             results = self.machine.batches(part, sound, torch.no_grad()(forward))
             return zip(sound, results, strict=True)
@@ -235,9 +257,24 @@ def one_step(folder: Path) -> torch.Tensor:
     return scheduler.timesteps[:1]
 
 
+def padded_size(size: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """Return the size, of sides that are multiples of one number, that networks see a picture in."""
+    width, height = (-(-max(side, SMALLEST_SIDE) // multiple) * multiple for side in size)
+    return width, height
+
+
+def padded(picture: Image.Image, multiple: int) -> Image.Image:
+    """Return an RGB picture in its `padded_size`: reflected to the right and below, again and again."""
+    width, height = padded_size(picture.size, multiple)
+    if (width, height) == picture.size:
+        return picture
+    missing = ((0, height - picture.height), (0, width - picture.width), (0, 0))
+    return Image.fromarray(np.pad(np.asarray(picture), missing, mode="reflect"))
+
+
 def _to_tensor(picture: Image.Image) -> torch.Tensor:
     """Return an RGB picture as (3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255 * 2 - 1
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float().div_(255).mul_(2).sub_(1)
 
 
 def sample_latent(moments: torch.Tensor, seed: int) -> torch.Tensor:
@@ -249,10 +286,11 @@ def sample_latent(moments: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 def _plausible(y: torch.Tensor) -> bool:
-    return bool(y.isfinite().all() and y.min() < y.max())
+    lowest, highest = y.aminmax()  # NaN where there is one
+    return bool(lowest.isfinite() and highest.isfinite() and lowest < highest)
 
 
 def to_image(y: torch.Tensor) -> Image.Image:
     """Round (3, H, W) in [-1, 1] to 8 bits."""
-    pixels = ((y.clamp(-1, 1) + 1) / 2 * 255).round().to(torch.uint8)
+    pixels = y.clamp(-1, 1).add_(1).div_(2).mul_(255).round_().to(torch.uint8)  # one copy in fp32
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())

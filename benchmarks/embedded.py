@@ -75,7 +75,7 @@ def load_torch(engine: str, threads: int) -> Step:
 
     def step(crop: Image.Image) -> np.ndarray:
         sr_input = crop.resize((4 * CROP, 4 * CROP), Image.Resampling.BICUBIC)
-        (picture,) = backbone([StepInput(crop, sr_input)], [""], [0], step=1)
+        (picture,) = backbone([StepInput(crop, sr_input, first=True)], [[""]], [0])
         if isinstance(picture, Exception):
             raise picture
         return np.asarray(picture)

@@ -24,6 +24,15 @@ def underscored(arguments: Sequence[str]) -> list[str]:
     return result
 
 
+def width_and_height(text: str) -> tuple[int, int]:
+    """Read ``768x512``, or ``512`` for a square."""
+    width, by, height = text.lower().partition("x")
+    try:
+        return int(width), int(height if by else width)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a side or WxH in pixels, not '{text}'") from None
+
+
 def at_least(least: int) -> Callable[[str], int]:
     def whole_number(text: str) -> int:
         number = int(text)

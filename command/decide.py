@@ -10,10 +10,18 @@ from typing import Any
 from checkpoints.hub import SD3_NAME, VLM_NAME
 from checkpoints.places import DAPE, QUANTIZED, RAM, SR_LORA, SR_VAE
 from command.arguments import underscored
+from command.look import decide_tile_prompts, decide_where
 from command.options import MAX_NEW_TOKENS, build_parser
 from errors import InputError
 from results.limits import LONGEST_PROMPT
-from zoom.settings import MOST_STEPS, RESIZE_KINDS, SMALLEST_STATE, ChainSettings, Tiles
+from zoom.settings import (
+    MOST_STEPS,
+    NETWORK_ENDINGS,
+    RESIZE_KINDS,
+    SMALLEST_STATE,
+    ChainSettings,
+    Tiles,
+)
 
 # What an option of the command is called whose value is a field of `zoom.settings.Tiles`.
 TILE_OPTIONS = {
@@ -43,6 +51,7 @@ NETWORK_OPTIONS = {
     "prompt": "",
     "prompts_file": None,
 }
+BACKBONES = ("embedded", "sd3")
 RAM_OPTIONS = {"ram_path": RAM, "ram_ft_path": DAPE, "ram_tags": None, "ram_thresholds": None}
 
 
@@ -80,12 +89,12 @@ def check(options: argparse.Namespace) -> None:
     Raises:
         InputError: the first thing that is wrong.
     """
-    size = options.process_size
-    if size < SMALLEST_STATE or size % 16:
-        nearest = max(SMALLEST_STATE, round(size / 16) * 16)
-        raise InputError(
-            f"--process_size {size}: must be a multiple of 16, at least {SMALLEST_STATE}; take {nearest}"
-        )
+    for side in options.process_size:
+        if side < SMALLEST_STATE or side % 16:
+            nearest = max(SMALLEST_STATE, round(side / 16) * 16)
+            raise InputError(
+                f"--process_size {side}: must be a multiple of 16, at least {SMALLEST_STATE}; take {nearest}"
+            )
     if not 2 <= options.upscale <= 8:
         raise InputError(f"--upscale {options.upscale}: must be from 2 to 8")
     if not 0 <= options.seed < 2**63:
@@ -101,6 +110,7 @@ def check(options: argparse.Namespace) -> None:
     if options.output_dir.exists() and not options.output_dir.is_dir():
         raise InputError(f"--output_dir {options.output_dir}: is a file; give a folder")
     _must_be_file(options, "prompts_file")
+    _must_be_file(options, "regions")
 
 
 def decide(options: argparse.Namespace) -> None:
@@ -111,8 +121,7 @@ def decide(options: argparse.Namespace) -> None:
     """
     resizes_only = options.rec_type in RESIZE_KINDS
     backbone_given = options.backbone != "auto"
-    if options.backbone == "auto":
-        options.backbone = "embedded" if options.pretrained_model_name_or_path is None else "sd3"
+    _decide_backbone(options)
     if resizes_only:
         only = f"--rec_type {options.rec_type} only resizes"
         if options.prompt_type in ("dape", "vlm"):
@@ -137,7 +146,7 @@ def decide(options: argparse.Namespace) -> None:
         raise InputError(
             f"--backbone {options.backbone}: --rec_type {options.rec_type} only resizes, without any network"
         )
-    if options.efficient_memory and options.backbone == "embedded" and options.prompt_type == "null":
+    if options.efficient_memory and options.backbone != "sd3" and options.prompt_type == "null":
         raise InputError(
             "--efficient_memory only goes with models that are big: --backbone sd3, or a prompt extractor"
         )
@@ -147,10 +156,30 @@ def decide(options: argparse.Namespace) -> None:
         _decide_ram(options)
     if options.vlm_lora_path is not None and not options.vlm_lora_path.is_dir():
         raise InputError(f"--vlm_lora_path {options.vlm_lora_path}: no such folder")
+    decide_where(options)
+    decide_tile_prompts(options, uses_sd3)
+
+
+def _decide_backbone(options: argparse.Namespace) -> None:
+    """Tell the backbones by name from files; ``network_file`` is None where it is not one."""
+    options.network_file = None
+    if options.backbone == "auto":
+        options.backbone = "embedded" if options.pretrained_model_name_or_path is None else "sd3"
+    if options.backbone in BACKBONES:
+        return
+    file = Path(options.backbone)
+    if file.suffix.lower() not in NETWORK_ENDINGS:
+        raise InputError(
+            f"--backbone {options.backbone}: must be {', '.join(BACKBONES)}, auto, or the file of an SR "
+            f"network ({', '.join(NETWORK_ENDINGS)})"
+        )
+    if not file.is_file():
+        raise InputError(f"--backbone {file}: no such file")
+    options.backbone, options.network_file = "file", file
 
 
 def _auto_prompt_type(options: argparse.Namespace) -> str:
-    if options.backbone == "embedded":  # it takes no prompts
+    if options.backbone != "sd3":  # no other takes prompts
         return "null"
     if options.vlm_path is not None or options.vlm_lora_path is not None:
         return "vlm"

@@ -5,8 +5,19 @@ from pathlib import Path
 
 from checkpoints.hub import SD3_NAME, VLM_NAME
 from checkpoints.places import DAPE, QUANTIZED, RAM, SR_LORA, SR_VAE, default_help
-from command.arguments import Help, at_least
-from zoom.settings import ALIGN_METHODS, GROUP, KINDS, MOST_STEPS, SMALLEST_STATE, ChainSettings, Tiles
+from command.arguments import Help, at_least, width_and_height
+from zoom.settings import (
+    ALIGN_METHODS,
+    GROUP,
+    KINDS,
+    MOST_SPOTS,
+    MOST_STEPS,
+    SMALLEST_STATE,
+    SOURCES,
+    TILE_PROMPTS,
+    ChainSettings,
+    Tiles,
+)
 
 CHAIN, TILES = ChainSettings(), Tiles()
 MAX_NEW_TOKENS = 128
@@ -15,6 +26,8 @@ EXAMPLES = """
 examples:
   inference_coz.py -i samples                        256x zooms of every picture in samples/
   inference_coz.py -i photo.jpg --rec_num 2          4x and 16x of one picture
+  inference_coz.py -i photo.jpg --center 0.3 0.6     not into the middle
+  inference_coz.py -i photos --find_detail 3         into the three most detailed spots of each
   inference_coz.py -i photos --dry_run               check everything, print the plan, do nothing
 
 exit codes: 0 all done; 1 some pictures failed (named); 2 bad arguments or files;
@@ -33,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _pictures_and_results(parser)
     _the_chain(parser)
+    _where(parser)
     _prompts(parser)
     _sr_backbone(parser)
     _the_machine(parser)
@@ -98,10 +112,10 @@ def _the_chain(parser: argparse.ArgumentParser) -> None:
     add("--upscale", type=int, default=CHAIN.upscale, metavar="S", help="factor a step, 2 to 8")
     add(
         "--process_size",
-        type=int,
+        type=width_and_height,
         default=CHAIN.process_size,
         metavar="P",
-        help=f"side of a state in pixels, a multiple of 16 from {SMALLEST_STATE}",
+        help=f"side of a state in pixels, or WxH; multiples of 16 from {SMALLEST_STATE} (default: 512)",
     )
     add(
         "--align_method",
@@ -112,6 +126,57 @@ def _the_chain(parser: argparse.ArgumentParser) -> None:
         "faithful colours over one or two steps, deeper it also carries the crop's noise on",
     )
     add("--seed", type=int, default=CHAIN.seed, metavar="N", help="all noise derives from it")
+
+
+def _where(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where to zoom")
+    add = group.add_argument
+    add(
+        "--center",
+        type=float,
+        nargs=2,
+        metavar=("X", "Y"),
+        help="the point to zoom into, as fractions of the picture as it is seen (default: 0.5 0.5)",
+    )
+    add(
+        "--box",
+        type=float,
+        nargs=4,
+        metavar=("X0", "Y0", "X1", "Y1"),
+        help="start from this part of the picture, as if it were cut to it; fractions again",
+    )
+    add(
+        "--regions",
+        type=Path,
+        metavar="FILE.csv",
+        help="several spots a picture (file,x,y[,label]): results as NAME~LABEL; pictures without a row are "
+        "zoomed into as ever",
+    )
+    add(
+        "--find_detail",
+        type=at_least(1),
+        metavar="N",
+        help=f"find the N (at most {MOST_SPOTS}) most detailed spots of each picture, write them to "
+        "OUT/spots.csv and OUT/spots/, and zoom into them; with --dry_run only propose them",
+    )
+    add(
+        "--source",
+        choices=SOURCES,
+        default=CHAIN.source,
+        help="native: show the picture's own pixels as long as a window holds enough of them, and enlarge "
+        "those before anything is invented; shrunk: shrink the picture to one state first, as published",
+    )
+    add(
+        "--full_image",
+        action="store_true",
+        help="each step enlarges the whole picture, tile by tile, instead of a window of it",
+    )
+    add(
+        "--tile_prompts",
+        choices=TILE_PROMPTS,
+        help="with --full_image and SD3: a prompt for every tile, or one for the picture (default: tile "
+        "where prompts are extracted)",
+    )
 
 
 def _prompts(parser: argparse.ArgumentParser) -> None:
@@ -174,11 +239,11 @@ def _sr_backbone(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     add(
         "--backbone",
-        choices=("auto", "sd3", "embedded"),
         default="auto",
+        metavar="NAME|FILE",
         help="embedded: real weights from a registry package, runs on any CPU, takes no prompts; sd3: "
-        "Stable Diffusion 3 as a one-step SR network; auto: sd3 where --pretrained_model_name_or_path is "
-        "given, else embedded",
+        "Stable Diffusion 3 as a one-step SR network; FILE (.safetensors, .pth, .onnx): any other SR "
+        "network; auto (default): sd3 where --pretrained_model_name_or_path is given, else embedded",
     )
     add(
         "--pretrained_model_name_or_path",

@@ -5,6 +5,7 @@ loaded at all: the parts load their models when the chain first uses them.
 """
 
 import logging
+import math
 from argparse import Namespace
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from machine.machine import Machine
 from machine.stage_times import StageTimes
 
 if TYPE_CHECKING:
+    from plain_sr.any_file import CheckedNetwork
+
     from int8.find_parts import QuantizedParts
     from prompts.vlm_files import VlmFiles
     from ram.files import RamFiles
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from zoom.protocols import PromptExtractor, SRBackbone
 
 log = logging.getLogger(__name__)
+
+LARGEST_TILE = 1024  # pixels a side that the networks make at once of a whole picture
 
 
 @dataclass
@@ -32,6 +37,7 @@ class CheckedFiles:
     quantized: "QuantizedParts | None" = None
     vlm: "VlmFiles | None" = None
     ram: "RamFiles | None" = None
+    network: "CheckedNetwork | None" = None
 
 
 @dataclass
@@ -63,6 +69,10 @@ def check_files(options: Namespace) -> CheckedFiles:
     files = CheckedFiles()
     if options.backbone == "sd3":
         _check_sd3(options, files)
+    if options.network_file is not None:
+        from plain_sr.any_file import check_network
+
+        files.network = check_network(options.network_file)
     if options.prompt_type == "dape":
         files.ram = _check_ram(options)
     if options.prompt_type == "vlm":
@@ -129,9 +139,17 @@ def build_parts(options: Namespace, files: CheckedFiles, times: StageTimes) -> P
     )
     extractor = _build_extractor(options, files, machine)
     backbone = _build_backbone(options, files, machine)
-    for shortage in machine.residency.shortages(options.batch_size, options.process_size):
+    for shortage in machine.residency.shortages(options.batch_size, working_side(options)):
         log.warning("%s", shortage)
     return Parts(extractor, backbone, machine, files.quantized)
+
+
+def working_side(options: Namespace) -> int:
+    """Return the side of the square that has as many pixels as a network makes at once."""
+    if options.full_image:
+        return LARGEST_TILE
+    width, height = options.process_size
+    return round(math.sqrt(width * height))
 
 
 def _build_extractor(options: Namespace, files: CheckedFiles, machine: Machine) -> "PromptExtractor":
@@ -144,6 +162,10 @@ def _build_extractor(options: Namespace, files: CheckedFiles, machine: Machine) 
 
 
 def _build_backbone(options: Namespace, files: CheckedFiles, machine: Machine) -> "SRBackbone":
+    if files.network is not None:
+        from plain_sr.any_file import build_network
+
+        return build_network(files.network, machine)
     if files.sd3 is None:
         from plain_sr.embedded import EmbeddedBackbone
 

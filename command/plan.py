@@ -1,11 +1,11 @@
 """What a run would do and what it takes: the plan of ``--dry_run``."""
 
-import shutil
 from argparse import Namespace
 from collections.abc import Sequence
 
 from command.console import say
-from command.parts import Parts
+from command.parts import Parts, working_side
+from command.space import space_free, space_needed
 from results.pictures import Failure, Source
 from results.resume import Records
 from zoom.protocols import PromptExtractor, SRBackbone
@@ -30,22 +30,21 @@ def print_plan(
         earlier: what earlier runs into the same folder have done.
     """
     steps = " ".join(f"{settings.magnification(k)}x" for k in range(1, settings.rec_num + 1))
-    side = settings.process_size
-    files = {source.key for source in sources}
-    done = sum(record.status == "done" and record.file in files for record in earlier.values())
-    # a PNG of a photograph takes about two bytes a pixel; each state is kept four times, each input once
-    disk = (len(sources) - done) * (4 * (settings.rec_num + 1) + settings.rec_num) * side * side * 2
+    width, height = settings.process_size
+    done = {record.id for record in earlier.values() if record.status == "done"}
+    waiting = [source for source in sources if source.id not in done]
     out = options.output_dir
-    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    say(f"pictures   {len(sources)} to zoom into, {done} of them done, {len(unreadable)} that cannot be read")
+    disk, free = space_needed(settings, waiting), space_free(out)
+    counts = len(waiting), len(sources) - len(waiting), len(unreadable)
+    say("pictures   {} to zoom into, {} done, {} that cannot be used".format(*counts))
     for failure in unreadable:
         say(f"           {failure.label}: {failure.reason}")
-    say(f"steps      {settings.rec_num} ({steps}), {settings.rec_type}, states of {side}x{side}")
+    states = "the whole picture" if settings.full_image else f"states of {width}x{height}"
+    say(f"steps      {settings.rec_num} ({steps}), {settings.rec_type}, {states}")
     say(f"prompts    {describe_line(parts.extractor)}")
     say(f"backbone   {describe_line(parts.backbone)}")
     if parts.machine:
-        plan = parts.machine.residency.plan(options.batch_size, side)
+        plan = parts.machine.residency.plan(options.batch_size, working_side(options))
         for number, line in enumerate(str(plan).splitlines() if plan.rows else []):
             say(f"{'' if number else 'models':<11}{line}")
     say(f"output     {out}, about {disk / 1e6:.0f} MB; {free / 1e9:.1f} GB are free")
@@ -56,5 +55,9 @@ def describe_line(part: PromptExtractor | SRBackbone | None) -> str:
     if part is None:
         return "none: this --rec_type only resizes"
     described = part.describe()
-    words = ("extractor", "backbone", "model", "dtype")
-    return ", ".join(str(described[word]) for word in words if described.get(word))
+    words = [
+        str(described[word]) for word in ("extractor", "backbone", "model", "file") if described.get(word)
+    ]
+    if "architecture" in described:
+        words += [f"{described['architecture']} {described['scale']}x", f"licence: {described['licence']}"]
+    return ", ".join([*words, str(described["dtype"])] if described.get("dtype") else words)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import importlib.metadata
+import json
 import logging
 import platform
 import tomllib
@@ -41,7 +42,7 @@ def describe(settings: ChainSettings, parts: Parts, fixed_prompts: FixedPrompts)
     Raises:
         InputError: a checkpoint's file cannot be read any more.
     """
-    return {
+    described = {
         "chain": dataclasses.asdict(settings),
         "extractor": parts.extractor.describe() if parts.extractor else None,
         "backbone": parts.backbone.describe() if parts.backbone else None,
@@ -50,6 +51,7 @@ def describe(settings: ChainSettings, parts: Parts, fixed_prompts: FixedPrompts)
         if fixed_prompts
         else None,
     }
+    return json.loads(json.dumps(described))  # as it is read back: lists for tuples
 
 
 def environment(parts: Parts) -> dict[str, Any]:
@@ -125,6 +127,8 @@ def _follow(chain: Chain, report: RunReport, records: Sequence[PictureRecord], o
     """Run the chain, and keep the progress bar and run.json up with it."""
     steps = chain.settings.rec_num
     group = chain.settings.group if options.efficient_memory else options.batch_size
+    if chain.settings.full_image:  # they are of any size
+        group = 1
     come: dict[str, int] = {}  # steps of each picture that the bar has counted
     ended: set[str] = set()
     with (
@@ -165,7 +169,7 @@ def _warn_of_idle_prompts(chain: Chain, records: Sequence[PictureRecord]) -> Non
     labels = {record.label for record in records}
     idle = [
         (label, step, "step" if label in labels else "picture")
-        for label, step in chain.fixed_prompts
+        for label, step, _ in chain.fixed_prompts
         if label not in labels or step > chain.settings.rec_num
     ]
     for row in idle[:MOST_WARNINGS]:

@@ -48,15 +48,15 @@ class SRInput:
         """
         from results.pictures import read_picture
         from zoom.states import first_state, step_input
-        from zoom.window import step_windows
+        from zoom.window import plan_route
 
         try:
             picture, _ = read_picture(self.file)
             if self.ready:
                 return picture
-            chain = ChainSettings()
-            (_, window), *_ = step_windows(chain)
-            return step_input(first_state(picture, chain.process_size), window, two_pictures=False).sr_input
+            route = plan_route(ChainSettings(source="shrunk"), picture.size)
+            crop = first_state(picture, route).crop(route.steps[0].window.box)
+            return step_input(crop, route.steps[0].size).sr_input
         except PictureError as error:
             raise InputError(f"--calibration_data: {self.file} {error}") from None
 

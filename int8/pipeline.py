@@ -12,8 +12,9 @@ from lora.sr_lora import sr_lora_layers
 from lora.vae_encoder import merged_vae_encoder
 from sd3.checkpoint import SD3Checkpoint
 from sd3.networks import NETWORKS, Part, build_on_meta, check_part
-from sd3.spec import PARTS, TEXT_PARTS
+from sd3.spec import PARTS, TEXT_PARTS, vae_pixels
 from sd3.text import join_embeddings, load_tokenizer, token_ids
+from zoom.settings import Tiles
 
 PROMPTS_A_PASS = 8  # T5-XXL's attention takes 67 MB a prompt and copy
 
@@ -121,7 +122,7 @@ class Pipeline:
             return [(batch,) for batch in input_ids.split(PROMPTS_A_PASS)]
         pictures = data.held_out_pictures if held_out else data.pictures
         if component == "vae_encoder":
-            return [(_tensor(one),) for one in pictures]
+            return [(self._tensor(one),) for one in pictures]
         if component == "transformer":
             return [self.transformer_inputs(one) for one in pictures]
         return [(self.decoder_input(self.latent(one), self.velocity(one)),) for one in pictures]
@@ -148,7 +149,7 @@ class Pipeline:
         """Return the scaled latent of a picture, (1, 16, h, w): the mean, so that noise measures nothing."""
         if moments is None:
             if picture not in self._latents:
-                (encoded,) = self.run("vae_encoder", _tensor(picture))
+                (encoded,) = self.run("vae_encoder", self._tensor(picture))
                 self._latents[picture] = encoded.chunk(2, dim=1)[0] * self.scale
             return self._latents[picture]
         return moments.chunk(2, dim=1)[0] * self.scale
@@ -183,8 +184,14 @@ class Pipeline:
             (velocity,) = self.run("transformer", *self.transformer_inputs(picture, latent))
         return self.run("vae_decoder", self.decoder_input(latent, velocity))[0]
 
+    def _tensor(self, picture: SRInput) -> torch.Tensor:
+        """Return the middle of an SR input, as much as a tile shows, (1, 3, H, W) in [-1, 1]."""
+        from osediff_sd3 import padded
 
-def _tensor(picture: SRInput) -> torch.Tensor:
-    """Return an SR input as (1, 3, side, side) in [-1, 1]."""
-    pixels = torch.from_numpy(np.array(picture.read())).permute(2, 0, 1)
-    return pixels[None].float() / 255 * 2 - 1
+        image = picture.read()
+        most = Tiles().latent * vae_pixels(self.checkpoint.vae_config)
+        width, height = (min(side, most) for side in image.size)
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        image = padded(image.crop((left, top, left + width, top + height)), self.checkpoint.side_multiple)
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        return pixels[None].float() / 255 * 2 - 1

@@ -20,11 +20,6 @@ from errors import InputError
 from plain_sr.winograd import WinogradBody
 
 SCALE = 4
-TILE = 256  # larger inputs are enlarged in tiles of this side; one takes 0.8 GB on a CPU
-# Input pixels that neighbouring tiles share; each gives up the outer half. The receptive field is 350
-# pixels to each side, but what lies beyond 48 moves no pixel by a grey level (samples/, both networks;
-# beyond 32: up to 9 levels, beyond 16: up to 27).
-OVERLAP = 96
 STRIP = 32  # input rows that are upsampled at a time
 HALO = 2  # rows around a strip that its pixels depend on, through four 3x3 convolutions at 2x and 4x
 
@@ -208,27 +203,3 @@ def place(network: RRDBNet, device: torch.device, dtype: torch.dtype) -> RRDBNet
     if device.type == "mps":  # whose convolutions want the plain memory format
         return network
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def enlarge(network: nn.Module, x: Tensor, tile: int = TILE, overlap: int = OVERLAP) -> Tensor:
-    """Run a 4x network over (B, 3, H, W), in overlapping tiles where a side is above ``tile``.
-
-    A tile gives up ``overlap / 2`` pixels at each edge inside of the picture, where it lacks what a
-    pixel depends on.
-    """
-    height, width = x.shape[-2:]
-    if max(height, width) <= tile:
-        return network(x)
-    out = x.new_empty(*x.shape[:-2], SCALE * height, SCALE * width)
-    margin = overlap // 2
-    stride = tile - overlap
-    for top in range(0, max(height - overlap, 1), stride):
-        for left in range(0, max(width - overlap, 1), stride):
-            bottom, right = min(top + tile, height), min(left + tile, width)
-            y0, x0 = max(bottom - tile, 0), max(right - tile, 0)  # the last tiles are moved back inside
-            piece = network(x[..., y0:bottom, x0:right])
-            keep_y, keep_x = (y0 + margin if y0 else 0), (x0 + margin if x0 else 0)
-            out[..., SCALE * keep_y : SCALE * bottom, SCALE * keep_x : SCALE * right] = piece[
-                ..., SCALE * (keep_y - y0) :, SCALE * (keep_x - x0) :
-            ]
-    return out

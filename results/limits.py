@@ -2,3 +2,5 @@
 
 LONGEST_PROMPT = 10_000  # characters of one that a user gives; CLIP reads 77 tokens, T5 512
 LONGEST_TEXT = 100_000  # characters of any text in a report
+# Pillow's own limit for "this may be a decompression bomb", stated here because it is refused, not warned of
+MAX_PIXELS = 178_956_970

@@ -12,10 +12,19 @@ from typing import Any
 from errors import InputError
 from results.limits import LONGEST_TEXT
 from results.output_tree import is_name
-from results.run_report import PICTURE_STATUSES, SCHEMA, STATUSES, PictureRecord, StepRecord
+from results.run_report import (
+    MADE,
+    PICTURE_STATUSES,
+    SCHEMA,
+    STATUSES,
+    PictureRecord,
+    StepRecord,
+    TilePrompt,
+)
 
 MAX_BYTES = 2**30  # a report of 100,000 pictures of four steps has 0.2 GB
 MOST_RECORDS = 1000
+MOST_TILES = 100_000  # a step
 LARGEST_SIDE = 2**24
 
 
@@ -103,15 +112,33 @@ def _sha256(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
-def _window(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(_number(n, 0, LARGEST_SIDE) for n in value)
+def _numbers(count: int, least: int = 0) -> Callable[[object], bool]:
+    def check(value: object) -> bool:
+        if not isinstance(value, list) or len(value) != count:
+            return False
+        return all(_number(one, least, LARGEST_SIDE) for one in value)
+
+    return check
+
+
+def _real(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and abs(value) <= LARGEST_SIDE  # type: ignore[arg-type]
+
+
+def _reals(count: int) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, list) and len(value) == count and all(map(_real, value))
 
 
 _PICTURE: dict[str, Callable[[object], bool]] = {
     "name": lambda value: isinstance(value, str) and is_name(value),
     "label": _text,
     "file": _text,
+    "spot": _text,
+    "center": _or_none(_reals(2)),
     "sha256": _or_none(_sha256),
+    "size": _or_none(_numbers(2, least=1)),
+    "view": _or_none(_reals(4)),
+    "texture": _or_none(_real),
     "status": lambda value: value in PICTURE_STATUSES,
     "failure": _or_none(_text),
     "steps": lambda value: isinstance(value, list) and len(value) <= MOST_RECORDS,
@@ -119,16 +146,31 @@ _PICTURE: dict[str, Callable[[object], bool]] = {
 _STEP: dict[str, Callable[[object], bool]] = {
     "step": lambda value: _number(value, 1, MOST_RECORDS),
     "magnification": lambda value: _number(value, 1, 10**400),
-    "window": _window,
-    "window_of": lambda value: _number(value, 0, MOST_RECORDS),
+    "window": _numbers(4),
+    "window_of": _or_none(lambda value: _number(value, 0, MOST_RECORDS)),
+    "size": _numbers(2, least=1),
+    "view": _reals(4),
+    "made": lambda value: value in MADE,
     "prompt": _or_none(_text),
     "extracted": _text,
     "extractor": _text,
     "raw": _text,
     "note": _text,
+    "tiles": lambda value: isinstance(value, list) and len(value) <= MOST_TILES,
     "seed": _or_none(lambda value: _number(value, 0, 2**63)),
+    "consistency": _or_none(_real),
+    "texture": _or_none(_real),
     "seconds": _seconds,
     "done": lambda value: type(value) is bool,
+}
+
+_TILE: dict[str, Callable[[object], bool]] = {
+    "box": _numbers(4),
+    "prompt": _text,
+    "extracted": _text,
+    "extractor": _text,
+    "raw": _text,
+    "note": _text,
 }
 
 
@@ -144,13 +186,25 @@ def _picture(entry: object) -> PictureRecord:
     checked = _checked(entry, _PICTURE)
     steps = [_step(step) for step in checked["steps"]]
     _must([step.step for step in steps] == list(range(1, len(steps) + 1)))
-    return PictureRecord(**{**checked, "steps": steps})
+    pairs = {name: _tuple(checked[name]) for name in ("center", "size", "view")}
+    return PictureRecord(**{**checked, **pairs, "steps": steps})
 
 
 def _step(entry: object) -> StepRecord:
     checked = _checked(entry, _STEP)
-    return StepRecord(**{**checked, "window": tuple(checked["window"])})
+    tuples = {name: _tuple(checked[name]) for name in ("window", "size", "view")}
+    return StepRecord(**{**checked, **tuples, "tiles": [_tile(tile) for tile in checked["tiles"]]})
+
+
+def _tile(entry: object) -> TilePrompt:
+    checked = _checked(entry, _TILE)
+    return TilePrompt(**{**checked, "box": tuple(checked["box"])})
+
+
+def _tuple(value: list[Any] | None) -> tuple[Any, ...] | None:
+    return None if value is None else tuple(value)
 
 
 assert _PICTURE.keys() == {field.name for field in fields(PictureRecord)}
 assert _STEP.keys() == {field.name for field in fields(StepRecord)}
+assert _TILE.keys() == {field.name for field in fields(TilePrompt)}

@@ -8,6 +8,7 @@ OUT/per-sample/NAME/NAME.png             states side by side
 OUT/per-scale/scaleK/NAME.png            state K of every picture
 OUT/recursive/NAME.png                   the strip again
 OUT/run.json, OUT/prompts.csv            what the run was and said
+OUT/spots.csv, OUT/spots/NAME.png        what --find_detail proposes
 OUT/.lock                                while a run writes here
 """
 
@@ -39,6 +40,7 @@ TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".writing-", ".part"
 LOCK = ".lock"
 PATIENCE = (0.1, 0.3, 1.0)  # seconds between tries to replace a file that another program has open
 FOLDERS = ("per-sample", "per-scale", "recursive")
+SPOTS = "spots"
 
 _WINDOWS_DEVICES = {
     "CON",
@@ -82,18 +84,18 @@ def is_name(text: str) -> bool:
     )
 
 
-def assign_names(sources: Sequence[Source], taken: Mapping[str, str]) -> dict[Source, str]:
+def assign_names(sources: Sequence[Source], taken: Mapping[tuple[str, str], str]) -> dict[Source, str]:
     """Give every picture a name of its own in the output tree.
 
     It is the file's stem; where pictures share a stem (in any case of letters), or the stem is the name
     of a state, ``stem_ending``; where that is not enough, the same with a hash of the path. Pictures from
-    folders inside a folder keep these folders before the name.
+    folders inside a folder keep these folders before the name; spots of a picture have ``~LABEL`` behind it.
 
     Args:
         sources: the pictures of this run.
-        taken: names that earlier runs into the same folder gave, by resolved path: these stay.
+        taken: names that earlier runs into the same folder gave, by `Source.id`: these stay.
     """
-    names = {source: taken[source.key] for source in sources if source.key in taken}
+    names = {source: taken[source.id] for source in sources if source.id in taken}
     used = {name.casefold() for name in taken.values()}
     new = [source for source in sources if source not in names]
     for form in (_stem, _stem_and_ending, _stem_ending_and_hash):
@@ -111,19 +113,24 @@ def assign_names(sources: Sequence[Source], taken: Mapping[str, str]) -> dict[So
 
 def _in_its_folders(source: Source, name: str) -> str:
     folders = [safe_name(part) for part in PurePosixPath(source.label).parts[:-1]]
-    return "/".join([*folders, name])
+    return "/".join([*folders, safe_name(f"{name}~{source.spot}") if source.spot else name])
 
 
 def _stem(source: Source) -> str:
     return _in_its_folders(source, safe_name(source.file.stem))
 
 
+def _with_ending(source: Source) -> str:
+    return safe_name(source.file.stem + source.file.suffix.replace(".", "_"))
+
+
 def _stem_and_ending(source: Source) -> str:
-    return _in_its_folders(source, safe_name(source.file.stem + source.file.suffix.replace(".", "_")))
+    return _in_its_folders(source, _with_ending(source))
 
 
 def _stem_ending_and_hash(source: Source) -> str:
-    return f"{_stem_and_ending(source)}_{hashlib.sha256(os.fsencode(source.key)).hexdigest()[:8]}"
+    digest = hashlib.sha256(os.fsencode(source.key)).hexdigest()[:8]
+    return _in_its_folders(source, f"{_with_ending(source)}_{digest}")
 
 
 class OutputTree:
@@ -156,6 +163,15 @@ class OutputTree:
     def per_scale(self, name: str, step: int) -> Path:
         """State `step` beside the other pictures' state `step`."""
         return self.root / "per-scale" / f"scale{step}" / f"{name}.png"
+
+    def drawn_spots(self, name: str) -> Path:
+        """A picture with the spots that were found in it."""
+        return self.root / SPOTS / f"{name}.png"
+
+    @property
+    def spots_csv(self) -> Path:
+        """The spots that were found, in the form that ``--regions`` reads."""
+        return self.root / f"{SPOTS}.csv"
 
     @property
     def run_json(self) -> Path:
@@ -251,10 +267,16 @@ class OutputTree:
         Raises:
             OutputError: a file cannot be written (disk full, no permission).
         """
+        encoded = self.encode(image)
+        for file in files:
+            self.write(encoded, file)
+
+    @staticmethod
+    def encode(image: Image.Image) -> bytes:
+        """Return a picture as the PNG that is written."""
         encoded = io.BytesIO()
         image.save(encoded, "PNG")
-        for file in files:
-            self.write(encoded.getvalue(), file)
+        return encoded.getvalue()
 
     def write(self, content: bytes, file: Path) -> None:
         """Write a file so that it is there whole or not at all.
@@ -307,14 +329,14 @@ def _umask() -> int:
     return mask
 
 
-def read_state(file: Path, side: int) -> Image.Image | None:
+def read_state(file: Path, size: tuple[int, int]) -> Image.Image | None:
     """Read a state that an earlier run wrote; None where it is missing, damaged or of another size."""
     try:
         if not file.is_file():  # a pipe would be waited for for ever
             return None
         with warnings.catch_warnings(), Image.open(file, formats=["PNG"]) as image:
             warnings.simplefilter("ignore")  # about what is not as we wrote it
-            if (image.mode, image.size) != ("RGB", (side, side)):
+            if (image.mode, image.size) != ("RGB", size):
                 return None
             image.load()
             return image

@@ -17,11 +17,10 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from errors import InputError, PictureError
+from results.limits import MAX_PIXELS
 
 log = logging.getLogger(__name__)
 
-# Pillow's own limit for "this may be a decompression bomb", stated here because it is refused, not warned of.
-MAX_PIXELS = 178_956_970
 TOO_LARGE = f"is larger than {MAX_PIXELS:,} pixels; make it smaller first"
 
 # Formats that Pillow only recognises, or that are pages and data rather than pictures: such a file in a
@@ -39,16 +38,31 @@ class Source:
         file: where it is.
         label: its path below the folder that was given, with forward slashes; its name where the file
             itself was given; with the folder's name before it where several pictures share that. Prompt files
-            and reports call the picture by it.
+            and reports call the picture by it. ``~`` and the spot's own follow where it is one of several.
+        size: width and height as stored (before EXIF orientation), in pixels.
+        spot: label of the spot in it; empty where the picture is zoomed into as a whole.
+        center: of the spot, as fractions of the picture as it is seen.
     """
 
     file: Path
     label: str
+    size: tuple[int, int] = (0, 0)
+    spot: str = ""
+    center: tuple[float, float] | None = None
 
     @property
     def key(self) -> str:
         """What tells the file from every other: its path without links."""
         return str(real_path(self.file))
+
+    @property
+    def id(self) -> tuple[str, str]:
+        """What tells it from every other: the file, and the spot in it."""
+        return self.key, self.spot
+
+    def at(self, spot: str, center: tuple[float, float]) -> "Source":
+        """Return one of its spots."""
+        return replace(self, label=f"{self.label}~{spot}", spot=spot, center=center)
 
 
 @dataclass(frozen=True)
@@ -86,8 +100,7 @@ def find_pictures(
         try:
             if not left_out.isdisjoint(real_path(source.file).parents):
                 raise PictureError("lies among the results of --output_dir, which this run may write over")
-            identify(source.file)
-            found.setdefault(source.key, source)
+            found.setdefault(source.key, replace(source, size=identify(source.file)))
         except PictureError as error:
             if named_by_user or source.file.suffix.lower() in endings:
                 failures.append(Failure(source.label, str(error)))

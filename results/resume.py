@@ -63,14 +63,21 @@ def take_up(tree: OutputTree, sources: Sequence[Source], earlier: Records) -> li
     for source in sources:
         name = names[source]
         record = earlier.get(name)
-        if record is not None and record.sha256 is not None and record.sha256 != _sha256(source.file):
+        if record is not None and _has_changed(record, source):
             log.info("%s: has changed since the earlier run, it is done again", source.label)
             tree.remove([name])
             record = None
         record = record or PictureRecord(name, source.label, source.key)
         record.label, record.file = source.label, source.key
+        record.spot, record.center = source.spot, source.center
         records.append(record)
     return records
+
+
+def _has_changed(record: PictureRecord, source: Source) -> bool:
+    if record.sha256 is None:
+        return False
+    return record.center != source.center or record.sha256 != _sha256(source.file)
 
 
 def _sha256(file: Path) -> str | None:
@@ -91,15 +98,15 @@ def remove_all(tree: OutputTree) -> None:
         tree.remove(list(old.pictures))
 
 
-def _names_taken(sources: Sequence[Source], earlier: Records) -> dict[str, str]:
-    """Return the names of earlier runs by file; a picture that was moved as a whole keeps its name."""
-    taken = {record.file: name for name, record in earlier.items()}
+def _names_taken(sources: Sequence[Source], earlier: Records) -> dict[tuple[str, str], str]:
+    """Return the names of earlier runs by `Source.id`; a picture that was moved as a whole keeps its name."""
+    taken = {record.id: name for name, record in earlier.items()}
     moved = {
         record.label: name
         for name, record in earlier.items()
         if not os.path.exists(record.file)  # noqa: PTH110 (never raises, whatever a report calls a file)
     }
-    return taken | {source.key: moved[source.label] for source in sources if source.label in moved}
+    return taken | {source.id: moved[source.label] for source in sources if source.label in moved}
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -1,6 +1,6 @@
 """run.json: what a run was asked, what it did, and how far it came. Resuming reads it back.
 
-schema          2
+schema          3
 program         chain-of-zoom
 version         of the program
 status          running, done, failed (some pictures failed), interrupted, stopped (could not go on)
@@ -23,9 +23,32 @@ from typing import Any
 from machine.stage_times import StageTimes
 from results.output_tree import OutputTree
 
-SCHEMA = 2
+SCHEMA = 3
 PICTURE_STATUSES = ("pending", "started", "done", "failed")
+# How a state came about. real: its window holds as many of the picture's own pixels as the state has, and was
+# only resized; enlarged: from real pixels, at least as many as the step's factor asks for; invented: all else
+MADE = ("real", "enlarged", "invented")
 STATUSES = ("running", "done", "failed", "interrupted", "stopped")
+
+
+Rectangle = tuple[float, float, float, float]
+
+
+@dataclass
+class TilePrompt:
+    """The prompt of a part of a step's picture.
+
+    Attributes:
+        box: left, top, right and bottom of the part, in pixels of the state that is made.
+        prompt, extracted, extractor, raw, note: as of a `StepRecord`.
+    """
+
+    box: tuple[int, int, int, int]
+    prompt: str
+    extracted: str = ""
+    extractor: str = ""
+    raw: str = ""
+    note: str = ""
 
 
 @dataclass
@@ -35,32 +58,58 @@ class StepRecord:
     Attributes:
         step: from 1; 0 is the picture itself and has no record.
         magnification: of this state against state 0.
-        window: left, top and side of what the step looked at, in pixels of the state it was cut from.
-        window_of: number of that state.
+        window: left, top, width and height of what the step looked at, in pixels of what it was cut from.
+        window_of: number of the state that it was cut from; null for the picture itself.
+        size: width and height of the state.
+        view: left, top, width and height of what the state shows, in the picture's own pixels: so many real
+            pixels its window had.
+        made: one of `MADE`.
         prompt: what steered the backbone, whole; null until somebody was asked, and where nobody is.
         extracted, extractor, raw, note: see `zoom.protocols.Prompt`.
+        tiles: the prompts, where parts of the picture have their own.
         seed: of the step's noise; null for kinds that only resize.
+        consistency: of the state with its crop, see `zoom.measure.consistency`; null where it is real.
+        texture: of the state, see `zoom.measure.texture`.
         seconds: by stage: prompt, sr, save; of a batch, its share.
         done: the state is on disk.
     """
 
     step: int
     magnification: int
-    window: tuple[int, int, int]
-    window_of: int
+    window: tuple[int, int, int, int]
+    window_of: int | None
+    size: tuple[int, int]
+    view: Rectangle
+    made: str
     prompt: str | None = None
     extracted: str = ""
     extractor: str = ""
     raw: str = ""
     note: str = ""
+    tiles: list[TilePrompt] = field(default_factory=list)
     seed: int | None = None
+    consistency: float | None = None
+    texture: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     done: bool = False
 
     @property
     def plan(self) -> tuple[object, ...]:
         """What was known of the step before it began."""
-        return self.step, self.magnification, self.window, self.window_of
+        return (
+            self.step,
+            self.magnification,
+            self.window,
+            self.window_of,
+            self.size,
+            self.view,
+            self.made,
+        )
+
+    @property
+    def has_prompt(self) -> bool:
+        """Whether it was asked about."""
+        return self.prompt is not None or bool(self.tiles)
 
 
 @dataclass
@@ -71,7 +120,12 @@ class PictureRecord:
         name: its name in the output tree.
         label: its path below the folder that was given; prompt files call it by this.
         file: where it was read, resolved.
+        spot: label of the spot in it; empty where the picture is zoomed into once.
+        center: of the spot, as fractions of the picture as it is seen; null without one.
         sha256: of the content that the states were made from; null before it was read.
+        size: width and height of the picture as it is seen, in pixels; null before it was read.
+        view: left, top, width and height of what state 0 shows, in the picture's pixels.
+        texture: of state 0, see `zoom.measure.texture`.
         status: one of `PICTURE_STATUSES`.
         failure: the reason in one line; null where there is none.
         steps: all of them in order, from when the picture is taken up.
@@ -80,10 +134,20 @@ class PictureRecord:
     name: str
     label: str
     file: str
+    spot: str = ""
+    center: tuple[float, float] | None = None
     sha256: str | None = None
+    size: tuple[int, int] | None = None
+    view: Rectangle | None = None
+    texture: float | None = None
     status: str = "pending"
     failure: str | None = None
     steps: list[StepRecord] = field(default_factory=list)
+
+    @property
+    def id(self) -> tuple[str, str]:
+        """What tells it from every other, see `results.pictures.Source.id`."""
+        return self.file, self.spot
 
     @property
     def failed(self) -> bool:

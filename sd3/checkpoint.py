@@ -24,7 +24,7 @@ from checkpoints.hub import SD3_NAME, find_model
 from errors import InputError
 from lora.sr_lora import check_sr_lora
 from lora.vae_encoder import check_vae_encoder
-from sd3.spec import ALWAYS_CONFIGURED, PARTS, TOKENIZERS, folders_of
+from sd3.spec import ALWAYS_CONFIGURED, PARTS, TOKENIZERS, folders_of, vae_pixels
 
 TOKENIZER_FILES = (
     "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt", "tokenizer.json",
@@ -65,6 +65,11 @@ class SD3Checkpoint:
     def transformer_config(self) -> dict[str, Any]:
         """config.json of the transformer."""
         return self.parts["transformer"].config
+
+    @property
+    def side_multiple(self) -> int:
+        """What the sides of the networks' pictures are multiples of: 16 for SD3."""
+        return vae_pixels(self.vae_config) * self.transformer_config["patch_size"]
 
     def describe(self) -> dict[str, object]:
         """Identify every file that decides the pixels by its content, for run.json.

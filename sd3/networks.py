@@ -4,8 +4,9 @@ The seam between the SR backbone and its networks: the six parts of `sd3.spec`. 
 whatever has the same call can stand in for it (an int8 ONNX session, for one).
 
 Callers pass tensors on any device, floating-point ones in any dtype: a part moves them to where it computes
-and answers there, in its own dtype. Callers hold `torch.no_grad`. Loaders take the device and return the
-part: ``load(device) -> part``; `machine.residency.Residency` calls them.
+and answers in its own dtype, there or, the VAE's halves once they are tiled, on the CPU. Callers hold
+`torch.no_grad`. Loaders take the device and return the part: ``load(device) -> part``;
+`machine.residency.Residency` calls them.
 """
 
 import logging

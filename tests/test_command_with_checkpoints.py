@@ -65,7 +65,7 @@ def test_the_published_runs_are_reproduced(command, tmp_path, monkeypatch, run, 
     if truncate:
         truncating(monkeypatch)
     names = ("rec_type", "rec_num", "upscale", "align_method", "process_size", "prompt", "prompt_type")
-    options = [item for name in names for item in (f"--{name}", run[name])]
+    options = [item for name in names for item in (f"--{name}", run[name])] + ["--source", "shrunk"]
     done = command("inference_coz", "-i", PARITY / "input", "-o", tmp_path, *SD3, *SR, *options)
     assert done.code == 0, done.err
     fixed = run["align_method"] != "nofix"

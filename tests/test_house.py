@@ -35,7 +35,7 @@ ALLOWED = {
     "zoom": {"results", "machine"},
     "lora": {"checkpoints"},
     "ram": {"checkpoints"},
-    "plain_sr": {"machine", "zoom"},
+    "plain_sr": {"checkpoints", "machine", "zoom"},
     "prompts": {"checkpoints", "machine", "lora", "ram", "zoom"},
     "sd3": {"checkpoints", "machine", "lora", "zoom"},
     "osediff_sd3": {"checkpoints", "sd3", "machine", "zoom"},

@@ -14,7 +14,8 @@ import pytest
 from conftest import PARITY, ROOT, run_script
 from PIL import Image
 
-from zoom.chain import noise_seed
+from zoom.asking import noise_seed
+from zoom.strip import BAR
 
 SCENE, TURNED = (PARITY / "input" / f"{name}.png" for name in ("scene", "turned"))
 # the embedded network on crops of 16 pixels: real weights, a fraction of a second
@@ -110,7 +111,7 @@ def test_a_zoom_writes_states_inputs_prompts_strips_and_reports(undisturbed):
 def test_the_strip_shows_the_states_side_by_side(command, tmp_path):
     assert command("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE).code == 0
     with Image.open(tmp_path / "recursive" / "scene.png") as strip:
-        assert strip.size == (3 * 64, 64)
+        assert strip.size == (3 * 64, 64 + BAR)
         for number in range(3):
             with Image.open(tmp_path / "per-sample" / "scene" / f"{number}.png") as state:
                 part = strip.crop((64 * number, 0, 64 * number + 64, 64))
@@ -138,7 +139,7 @@ def test_the_embedded_network_makes_sharper_states_than_bicubic_that_still_show_
 def test_run_json_says_what_was_asked_and_done(command, tmp_path):
     command("inference_coz", "-i", SCENE, "-o", tmp_path, *SMALL, "--prompt", "a cat", "--seed", 7)
     content = report(tmp_path)
-    assert content["schema"] == 2
+    assert content["schema"] == 3
     assert content["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert content["status"] == "done"
     assert content["settings"]["chain"]["seed"] == 7
@@ -153,7 +154,7 @@ def test_run_json_says_what_was_asked_and_done(command, tmp_path):
     assert [step["magnification"] for step in picture["steps"]] == [4, 16]
     step = picture["steps"][1]
     assert (step["window"], step["window_of"], step["prompt"], step["extractor"]) == (
-        [24, 24, 16],
+        [24, 24, 16, 16],
         1,
         "a cat",
         "null",
@@ -218,7 +219,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(command, tmp_path, photos):
     done = command("inference_coz", "-i", photos, "-o", tmp_path / "out", "--dry_run")
     assert done.code == 1, "a picture cannot be read"
     for words in (
-        "2 to zoom into, 0 of them done, 1 that cannot",
+        "2 to zoom into, 0 done, 1 that cannot",
         "bad.png: is empty",
         "4x 16x 64x 256x",
         "embedded",
@@ -241,7 +242,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(command, tmp_path, photos):
         (["--device", "cuda:7"], "--device cuda:7"),
         (["--device", "toaster"], "--device toaster"),
         (["--rec_num", 0], "must be 1 or more"),
-        (["--backbone", "magic"], "invalid choice"),
+        (["--backbone", "magic"], "must be embedded, sd3, auto, or the file of an SR network"),
         (["--rec_num", 101], "--rec_num 101: at most 100"),
         (["--output_dir", "x" * 300], "File name too long"),
         (["--rec_type", "bicubic", "--device", "cpu"], "--device: --rec_type bicubic only resizes"),
@@ -269,7 +270,7 @@ def test_an_output_folder_that_is_the_input_folder_is_not_zoomed_into_again(comm
 def test_dry_run_refuses_a_folder_that_the_run_would_refuse(command, tmp_path):
     command("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE)
     assert (
-        "1 to zoom into, 1 of them done"
+        "0 to zoom into, 1 done"
         in command("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE, "--dry_run").out
     )
     done = command("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE, "--seed", 1, "--dry_run")

@@ -4,49 +4,25 @@ Work goes stage by stage over a group of pictures (all prompts, then all SR pass
 that a big model moves once a scale and not once a picture.
 """
 
-import hashlib
 import time
-import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 from PIL import Image
 
 from errors import PictureError
 from machine.stage_times import StageTimes
 from results.output_tree import OutputTree
-from results.run_report import PictureRecord
-from zoom.color_fix import fix_colors
-from zoom.isolate import fail, failing_alone, isolating_failures
-from zoom.protocols import Prompt, PromptExtractor, SRBackbone, StepInput, join_prompt
+from results.prompts_file import FixedPrompts
+from results.run_report import PictureRecord, StepRecord
+from zoom.asking import Asker, AtStep, share_seconds
+from zoom.color_fix import fix_colors, fix_colors_of_whole
+from zoom.isolate import failing_alone, isolating_failures
+from zoom.measure import consistency, texture
+from zoom.protocols import PromptExtractor, SRBackbone
 from zoom.settings import ChainSettings
-from zoom.state_files import StateFiles
-from zoom.states import enlarge, step_input
+from zoom.state_files import InHand, StateFiles
+from zoom.states import enlarge, shrunk_to, step_input
 from zoom.window import Window
-
-
-def noise_seed(seed: int, file_name: str, step: int) -> int:
-    """Derive the seed of one step of one picture, below 2**63.
-
-    From the file's name and not its place among others: so a picture's pixels never depend on its neighbours,
-    on their order or on how many processes share them.
-    """
-    key = f"{seed}/{unicodedata.normalize('NFC', file_name)}/{step}".encode("utf-8", "surrogateescape")
-    return int.from_bytes(hashlib.sha256(key).digest()[:8]) >> 1
-
-
-@dataclass
-class _InHand:
-    """A picture at work: its record, the state that its next step looks at, and that step's input."""
-
-    record: PictureRecord
-    state: Image.Image
-    input: StepInput | None = None
-
-    def step_input(self) -> StepInput:
-        assert self.input is not None, f"{self.record.name} has no input"
-        return self.input
 
 
 class Chain:
@@ -57,7 +33,7 @@ class Chain:
         tree: where the results go.
         extractor, backbone: None only for kinds that just resize.
         times: the chain's own stages.
-        fixed_prompts: whole prompts by (label, step); where there is one, the extractor is not asked.
+        fixed_prompts: see `results.prompts_file`; where there is one, the extractor is not asked.
         save_prompts: also write txt/K.txt.
 
     Raises:
@@ -71,16 +47,15 @@ class Chain:
         extractor: PromptExtractor | None,
         backbone: SRBackbone | None,
         times: StageTimes,
-        fixed_prompts: Mapping[tuple[str, int], str] | None = None,
+        fixed_prompts: FixedPrompts | None = None,
         save_prompts: bool = True,
     ) -> None:
         self.settings = settings
         self.tree = tree
-        self.extractor = extractor
         self.backbone = backbone
         self.times = times
         self.fixed_prompts = fixed_prompts or {}
-        self.save_prompts = save_prompts
+        self._ask = Asker(settings, tree, extractor, times, self.fixed_prompts, save_prompts)
         self.files = StateFiles(settings, tree, times)
 
     def run(
@@ -104,122 +79,101 @@ class Chain:
             group = []
             for picture in pictures[start : start + group_size]:
                 if not self.files.finished(picture):
-                    state = self.files.take_up(picture)
-                    if state is not None:
-                        group.append(_InHand(picture, state))
+                    in_hand = self.files.take_up(picture)
+                    if in_hand is not None:
+                        group.append(in_hand)
                 yield picture, 0
             yield from self._run_group(group)
 
-    def _run_group(self, group: Sequence[_InHand]) -> Iterator[tuple[PictureRecord, int]]:
+    def _run_group(self, group: Sequence[InHand]) -> Iterator[tuple[PictureRecord, int]]:
         for step in range(1, self.settings.rec_num + 1):
             at_work = [one for one in group if not (one.record.failed or one.record.steps[step - 1].done)]
-            if self.settings.resizes_only:
-                results = self._resize(at_work, step)
-            else:
-                for one in at_work:
-                    window = Window(*one.record.steps[step - 1].window)
-                    one.input = step_input(one.state, window, self.settings.asks_about_two_pictures)
-                for picture in self._ask_for_prompts(at_work, step):
-                    yield picture, step
-                results = self._super_resolve([one for one in at_work if not one.record.failed], step)
-            for picture in results:
+            to_enlarge = []
+            for one in at_work:
+                if self.settings.resizes_only or one.record.steps[step - 1].made == "real":
+                    self._resize(one, step)
+                    yield one.record, step
+                else:
+                    to_enlarge.append(self._at_step(one, step))
+            for picture in self._ask(to_enlarge):
+                yield picture, step
+            for picture in self._super_resolve([one for one in to_enlarge if not one.of.failed]):
                 yield picture, step
         for one in group:
             if not one.record.failed:
                 self.files.finish(one.record)
                 yield one.record, self.settings.rec_num
 
-    def _made(self, one: _InHand, step: int, state: Image.Image, since: float) -> None:
+    def _crop(self, one: InHand, record: StepRecord) -> Image.Image:
+        if record.window_of is None:
+            return one.cuts.pop(record.step)
+        return one.state.crop(Window(*record.window).box)
+
+    def _at_step(self, one: InHand, step: int) -> AtStep:
+        """Cut a step's input out of what it looks at."""
+        record, settings = one.record.steps[step - 1], self.settings
+        parent = one.state if settings.asks_about_two_pictures else None
+        first = all(before.made == "real" for before in one.record.steps[: step - 1])
+        crop = self._crop(one, record)
+        if not settings.full_image:
+            return AtStep(one, record, step_input(crop, record.size, parent, first))
+        assert self.backbone is not None
+        if parent is not None:
+            width, height = settings.process_size
+            parent = shrunk_to(parent, width * height)
+        tiles = self.backbone.prompt_tiles(record.size) if settings.tile_prompts == "tile" else ()
+        if len(tiles) == 1:  # that is the whole
+            tiles = ()
+        return AtStep(one, record, step_input(crop, record.size, parent, first), tiles)
+
+    def _made(self, one: InHand, step: int, state: Image.Image, crop: Image.Image | None) -> None:
         """Save a step's state, and hand it on to the next step: a PNG read back has the same pixels."""
+        start = time.perf_counter()
+        record = one.record.steps[step - 1]
+        record.texture = texture(state)
+        record.consistency = None if crop is None else consistency(state, crop)
         self.files.save(one.record, step, state)
         if not self.settings.from_first_state:
             one.state = state
-        record = one.record.steps[step - 1]
-        record.seconds["save"] = round(time.perf_counter() - since, 3)
+        record.seconds["save"] = round(time.perf_counter() - start, 3)
         record.done = True
 
-    def _resize(self, pictures: Sequence[_InHand], step: int) -> Iterator[PictureRecord]:
-        """Make state `step` of every picture by resizing alone; yield each picture that has come on."""
-        resample = Image.Resampling[self.settings.rec_type.upper()]
-        for one in pictures:
-            with self.times.stage("chain.resize"):
-                crop = one.state.crop(Window(*one.record.steps[step - 1].window).box)
-                state = enlarge(crop, self.settings.process_size, resample)
-            with self.times.stage("chain.save"), failing_alone(one.record):
-                self._made(one, step, state, time.perf_counter())
-            yield one.record
+    def _resize(self, one: InHand, step: int) -> None:
+        """Make a state by resizing alone."""
+        record = one.record.steps[step - 1]
+        crop = self._crop(one, record)
+        real = record.made == "real"  # then the crop is the state already
+        with self.times.stage("chain.resize"):
+            kind = self.settings.rec_type.upper()
+            state = crop if real else enlarge(crop, record.size, Image.Resampling[kind])
+        with self.times.stage("chain.save"), failing_alone(one.record):
+            self._made(one, step, state, None if real else crop)
 
-    def _ask_for_prompts(self, pictures: Sequence[_InHand], step: int) -> Iterator[PictureRecord]:
-        """Give every picture a prompt for this step; yield each picture that was asked about."""
-        asked = []
-        for one in pictures:
-            if one.record.steps[step - 1].prompt is not None:  # an earlier run asked and did not come further
-                continue
-            fixed = self.fixed_prompts.get((one.record.label, step))
-            if fixed is None:
-                asked.append(one)
-            else:
-                self._set_prompt(one.record, step, Prompt(fixed, "file"), fixed)
-        extractor = self.extractor
-        assert extractor is not None
-        start = time.perf_counter()
-        answered = []
-        for one, answer in isolating_failures(
-            lambda batch: extractor([item.step_input() for item in batch]), asked
-        ):
-            if isinstance(answer, PictureError):
-                fail(one.record, answer)
-            else:
-                whole = join_prompt(answer.text, self.settings.prompt)
-                self._set_prompt(one.record, step, answer, whole)
-                answered.append(one.record)
-            yield one.record
-        _share_seconds(answered, step, "prompt", time.perf_counter() - start)
+    def _super_resolve(self, pictures: Sequence[AtStep]) -> Iterator[PictureRecord]:
+        """Make the state of every picture; yield each picture that has come on."""
 
-    def _set_prompt(self, picture: PictureRecord, step: int, prompt: Prompt, whole: str) -> None:
-        record = picture.steps[step - 1]
-        if self.save_prompts:
-            with self.times.stage("chain.save"), failing_alone(picture):
-                self.tree.write(whole.encode(), self.tree.prompt(picture.name, step))
-        record.extracted, record.extractor = prompt.text, prompt.extractor
-        record.raw, record.note = prompt.raw, prompt.note
-        record.seed = noise_seed(self.settings.seed, Path(picture.file).name, step)
-        record.prompt = whole  # last: a step that has a prompt is not asked about again
-
-    def _super_resolve(self, pictures: Sequence[_InHand], step: int) -> Iterator[PictureRecord]:
-        """Make state `step` of every picture; yield each picture that has come on."""
-        backbone = self.backbone
-        assert backbone is not None
-
-        def enlarge_all(batch: Sequence[_InHand]) -> Iterator[Image.Image | PictureError]:
-            records = [one.record.steps[step - 1] for one in batch]
-            yield from backbone(
-                [one.step_input() for one in batch],
-                [record.prompt or "" for record in records],
-                [record.seed or 0 for record in records],
-                step,
+        def enlarge_all(batch: Sequence[AtStep]) -> Iterator[Image.Image | PictureError]:
+            assert self.backbone is not None
+            yield from self.backbone(
+                [one.input for one in batch],
+                [one.prompts for one in batch],
+                [one.record.seed or 0 for one in batch],
             )
 
         start = time.perf_counter()
         saving = 0.0
         enlarged = []
         for one, output in isolating_failures(enlarge_all, pictures):
-            since = time.perf_counter()
-            with self.times.stage("chain.save"), failing_alone(one.record):
+            since, step = time.perf_counter(), one.record.step
+            with self.times.stage("chain.save"), failing_alone(one.of):
                 if isinstance(output, PictureError):
                     raise output
-                seen = one.step_input()
-                state = fix_colors(self.settings.align_method, output, seen.sr_input, seen.crop)
-                place = self.tree.sr_input(one.record.name, step, self.settings.from_first_state)
-                self.tree.write_image(seen.sr_input, place)
-                self._made(one, step, state, since)
-                enlarged.append(one.record)
-            one.input = None
+                fix = fix_colors_of_whole if self.settings.full_image else fix_colors
+                state = fix(self.settings.align_method, output, one.input.sr_input, one.input.crop)
+                place = self.tree.sr_input(one.of.name, step, self.settings.from_first_state)
+                self.tree.write_image(one.input.sr_input, place)
+                self._made(one.picture, step, state, one.input.crop)
+                enlarged.append(one)
             saving += time.perf_counter() - since
-            yield one.record
-        _share_seconds(enlarged, step, "sr", time.perf_counter() - start - saving)
-
-
-def _share_seconds(pictures: Sequence[PictureRecord], step: int, stage: str, seconds: float) -> None:
-    for picture in pictures:
-        picture.steps[step - 1].seconds[stage] = round(seconds / len(pictures), 3)
+            yield one.of
+        share_seconds(enlarged, "sr", time.perf_counter() - start - saving)

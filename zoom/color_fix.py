@@ -5,7 +5,9 @@
 """
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageStat
+
+from zoom.tiler import by_tiles, tile_grid
 
 # Back-projection stops where the shrunk output is this close to the crop everywhere (grey levels), or
 # after so many rounds: clipped colours cannot get closer.
@@ -13,6 +15,11 @@ BACKPROJECT_TOLERANCE = 1.0
 BACKPROJECT_ROUNDS = 30
 
 WAVELET_LEVELS = 5
+# the published code works in [0, 1] and adds 1e-5 to the (unbiased) variance
+ADAIN_EPSILON = 1e-5 * 255**2
+
+# Pixels a side, and shared by neighbours: the wavelets of a pixel reach 31 pixels far.
+TILE, OVERLAP = 1024, 256
 
 
 def fix_colors(method: str, output: Image.Image, sr_input: Image.Image, crop: Image.Image) -> Image.Image:
@@ -35,6 +42,57 @@ def fix_colors(method: str, output: Image.Image, sr_input: Image.Image, crop: Im
     return to_image(fix(_to_array(output), _to_array(sr_input)))
 
 
+def fix_colors_of_whole(
+    method: str, output: Image.Image, sr_input: Image.Image, crop: Image.Image
+) -> Image.Image:
+    """Do what `fix_colors` does for pictures of any size: nothing large is held in floating point.
+
+    Args:
+        method, output, sr_input, crop: as of `fix_colors`; the output is a whole number of times as large as
+            the crop.
+
+    Returns:
+        RGB, of the output's size. Within a grey level of what `fix_colors` returns; with ``backproject``,
+        which stops where its promise is kept, another picture that keeps it.
+    """
+    if method == "nofix":
+        return output
+    if method == "adain":
+        return _adain_by_table(output, sr_input)
+    scale = output.width // crop.width
+    grid = tile_grid(crop.height, crop.width, TILE // scale, OVERLAP // scale)
+
+    def fix(tile: np.ndarray, number: int) -> np.ndarray:
+        box = grid[number].box
+        left, top, right, bottom = (scale * edge for edge in box)
+        large = left, top, right, bottom
+        fixed = fix_colors(method, output.crop(large), sr_input.crop(large), crop.crop(box))
+        return np.moveaxis(_to_array(fixed), -1, 0)
+
+    fixed_whole, top = Image.new("RGB", output.size), 0
+    channels_first = np.moveaxis(np.asarray(crop), -1, 0)
+    for band in by_tiles(fix, channels_first, TILE // scale, OVERLAP // scale, scale):
+        fixed_whole.paste(to_image(np.moveaxis(band, 0, -1)), (0, top))
+        top += band.shape[1]
+    return fixed_whole
+
+
+def _adain_by_table(content: Image.Image, style: Image.Image) -> Image.Image:
+    """Do what `adain` does, from histograms: it changes each grey level of a channel in one way."""
+    fixed = []
+    for ours, theirs in zip(content.split(), style.split(), strict=True):
+        (mean, std), (style_mean, style_std) = map(_mean_and_std, (ours, theirs))
+        levels = (np.arange(256) - mean) / std * style_std + style_mean
+        fixed.append(ours.point(np.rint(levels.clip(0, 255)).astype(int).tolist()))
+    return Image.merge("RGB", fixed)
+
+
+def _mean_and_std(channel: Image.Image) -> tuple[float, float]:
+    statistics = ImageStat.Stat(channel)
+    count = channel.width * channel.height
+    return statistics.mean[0], float(np.sqrt(statistics.var[0] * count / (count - 1) + ADAIN_EPSILON))
+
+
 def adain(content: np.ndarray, style: np.ndarray) -> np.ndarray:
     """Give every channel of `content` the mean and the standard deviation of `style`'s.
 
@@ -44,10 +102,8 @@ def adain(content: np.ndarray, style: np.ndarray) -> np.ndarray:
     Returns:
         (H, W, 3) float32, not clipped.
     """
-    # the published code works in [0, 1] and adds 1e-5 to the (unbiased) variance
-    epsilon = 1e-5 * 255**2
-    content_std = np.sqrt(content.var(axis=(0, 1), ddof=1, dtype=np.float64) + epsilon)
-    style_std = np.sqrt(style.var(axis=(0, 1), ddof=1, dtype=np.float64) + epsilon)
+    content_std = np.sqrt(content.var(axis=(0, 1), ddof=1, dtype=np.float64) + ADAIN_EPSILON)
+    style_std = np.sqrt(style.var(axis=(0, 1), ddof=1, dtype=np.float64) + ADAIN_EPSILON)
     content_mean = content.mean(axis=(0, 1), dtype=np.float64)
     style_mean = style.mean(axis=(0, 1), dtype=np.float64)
     return ((content - content_mean) / content_std * style_std + style_mean).astype(np.float32)

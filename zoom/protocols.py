@@ -12,6 +12,8 @@ from PIL.Image import Image
 
 from errors import PictureError
 
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, as Pillow wants them
+
 
 @dataclass(frozen=True)
 class StepInput:
@@ -19,13 +21,15 @@ class StepInput:
 
     Attributes:
         crop: the window in its own pixels.
-        sr_input: the crop enlarged with BICUBIC to the side of a state.
-        parent: where the question is about two pictures, the whole state that the crop was cut from.
+        sr_input: the crop enlarged with BICUBIC to the size of the state that is wanted.
+        parent: where the question is about two pictures, the whole picture that the crop was cut from.
+        first: no network has worked in this chain before: the crop shows what a camera saw.
     """
 
     crop: Image
     sr_input: Image
     parent: Image | None = None
+    first: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,16 +80,24 @@ class SRBackbone(Protocol):
     """Makes a crop larger, with detail."""
 
     def __call__(
-        self, inputs: Sequence[StepInput], prompts: Sequence[str], seeds: Sequence[int], step: int = 1
+        self, inputs: Sequence[StepInput], prompts: Sequence[Sequence[str]], seeds: Sequence[int]
     ) -> Iterable[Image | PictureError]:
         """Yield an RGB image of the size of ``sr_input`` for every input, in order.
 
         Args:
-            inputs: a network that enlarges takes ``crop``, one that repaints takes ``sr_input``; all of one
-                size.
-            prompts: the words that steer, one an input.
+            inputs: a network that enlarges takes ``crop``, one that repaints takes ``sr_input``. All SR
+                inputs are of one size; crops may differ.
+            prompts: the words that steer, of each input: one for the whole of it, or one for each of its
+                `prompt_tiles`.
             seeds: of each input's own noise, below 2**63.
-            step: number of the step, from 1.
+        """
+        ...
+
+    def prompt_tiles(self, size: tuple[int, int]) -> Sequence[Box]:
+        """Return the parts of an SR input that prompts of their own can steer; one where it is not tiled.
+
+        Args:
+            size: width and height of the SR input.
         """
         ...
 

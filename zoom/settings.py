@@ -6,8 +6,12 @@ from errors import InputError
 
 RESIZE_KINDS = ("nearest", "bicubic")
 KINDS = (*RESIZE_KINDS, "onestep", "recursive", "recursive_multiscale")
+SOURCES = ("native", "shrunk")
+TILE_PROMPTS = ("tile", "picture")
+NETWORK_ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt", ".onnx")
 ALIGN_METHODS = ("nofix", "adain", "wavelet", "backproject")
 MOST_STEPS = 100
+MOST_SPOTS = 100  # of a picture, that are found by themselves
 SMALLEST_STATE = 64  # pixels a side
 # Pictures of 512x512 that go through a scale together under --efficient_memory. Each big model moves once a
 # scale for so many; their states and text embeddings (10 MB a prompt in fp32) wait in memory meanwhile.
@@ -22,7 +26,16 @@ class ChainSettings:
         rec_type: one of `KINDS`.
         rec_num: number of steps.
         upscale: factor a step.
-        process_size: side of a state in pixels.
+        process_size: width and height of a state in pixels.
+        source: one of `SOURCES`: ``native`` zooms into the picture's own pixels as long as a window holds
+            enough of them, ``shrunk`` into state 0 alone, as published.
+        center: the point that the windows are centred on, as fractions of the picture as it is seen; None for
+            the middle of every state, as published. A spot's own goes before it.
+        box: left, top, right, bottom of the part of the picture that is zoomed into, as such fractions; None
+            for all of it.
+        full_image: every step enlarges the whole picture; nothing is cut out, and ``process_size`` is not
+            the states' but that of the strip's cells.
+        tile_prompts: one of `TILE_PROMPTS`: with ``full_image``, what a prompt is about.
         align_method: one of `ALIGN_METHODS`, see `zoom.color_fix.fix_colors`.
         prompt: the user's words.
         seed: all noise derives from it, the picture's file name and the step.
@@ -31,7 +44,12 @@ class ChainSettings:
     rec_type: str = "recursive_multiscale"
     rec_num: int = 4
     upscale: int = 4
-    process_size: int = 512
+    process_size: tuple[int, int] = (512, 512)
+    source: str = "native"
+    center: tuple[float, float] | None = None
+    box: tuple[float, float, float, float] | None = None
+    full_image: bool = False
+    tile_prompts: str = "picture"
     align_method: str = "nofix"
     prompt: str = ""
     seed: int = 42
@@ -54,7 +72,8 @@ class ChainSettings:
     @property
     def group(self) -> int:
         """Pictures that fit into memory together, see `GROUP`."""
-        return max(1, GROUP * 512**2 // self.process_size**2)
+        width, height = self.process_size
+        return max(1, GROUP * 512**2 // (width * height))
 
     def magnification(self, step: int) -> int:
         """Return how many times state `step` shows state 0 enlarged."""

@@ -4,7 +4,8 @@ A state is the PNG on disk: an interrupted run goes on from there with the same 
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -15,11 +16,37 @@ from results.output_tree import OutputTree, read_state
 from results.pictures import read_picture
 from results.run_report import PictureRecord, StepRecord
 from zoom.isolate import failing_alone
+from zoom.measure import texture
 from zoom.settings import ChainSettings
-from zoom.states import first_state
-from zoom.window import step_windows
+from zoom.states import cut_from_picture, first_state
+from zoom.strip import BAR, strip
+from zoom.window import Route, Window, check_steps, plan_route
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class InHand:
+    """A picture at work.
+
+    Attributes:
+        record: the picture's.
+        state: that the next step looks at.
+        cuts: windows of the picture itself, by the number of the step that looks at them.
+    """
+
+    record: PictureRecord
+    state: Image.Image
+    cuts: dict[int, Image.Image] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A picture that was read, and the bytes that it was read from."""
+
+    file: str
+    image: Image.Image
+    sha256: str
 
 
 class StateFiles:
@@ -30,8 +57,10 @@ class StateFiles:
     """
 
     def __init__(self, settings: ChainSettings, tree: OutputTree, times: StageTimes) -> None:
+        check_steps(settings)
         self.settings, self.tree, self.times = settings, tree, times
-        self._windows = step_windows(settings)
+        self._read: _Read | None = None  # the last one, where its other spots follow
+        self._first: tuple[object, Image.Image, bytes] | None = None  # its state 0, and that as PNG
 
     def finished(self, picture: PictureRecord) -> bool:
         """Tell whether an earlier run has finished a picture, and all that it wrote is there."""
@@ -42,60 +71,114 @@ class StateFiles:
         strips = (self.tree.strip(picture.name), self.tree.collected_strip(picture.name))
         return all(file.exists() for file in (*files, *strips))
 
-    def _planned_steps(self) -> list[StepRecord]:
-        return [
-            StepRecord(
-                step=step,
-                magnification=self.settings.magnification(step),
-                window=(window.left, window.top, window.side),
-                window_of=of,
-            )
-            for step, (of, window) in enumerate(self._windows, start=1)
-        ]
-
-    def take_up(self, picture: PictureRecord) -> Image.Image | None:
+    def take_up(self, picture: PictureRecord) -> InHand | None:
         """Go on with what an earlier run has made, or make state 0.
 
         Returns:
-            The state that the next step looks at; None where the picture has failed.
+            The picture with what its next steps look at; None where it has failed.
         """
         picture.status, picture.failure = "started", None
-        planned = self._planned_steps()
-        with self.times.stage("chain.read"):
-            as_planned = [step.plan for step in picture.steps] == [step.plan for step in planned]
-            state = self._good_state(picture, 0) if as_planned else None
-            if state is not None:
-                return self._go_on(picture, state, planned)
-            picture.steps = planned
-            with failing_alone(picture):
-                image, picture.sha256 = read_picture(Path(picture.file))
-                state = first_state(image, self.settings.process_size)
-        if state is not None:
-            with self.times.stage("chain.save"), failing_alone(picture):
-                self.save(picture, 0, state)
-        return None if picture.failed else state
+        in_hand = None
+        with failing_alone(picture):
+            in_hand = self._go_on(picture) or self._start(picture)
+        return None if picture.failed else in_hand
 
-    def _go_on(
-        self, picture: PictureRecord, state: Image.Image, planned: Sequence[StepRecord]
-    ) -> Image.Image:
-        """Keep the steps of an earlier run up to the first whose state is not good; return the newest state.
+    def _start(self, picture: PictureRecord) -> InHand:
+        """Read the picture, make and save its state 0, and plan its steps.
+
+        Raises:
+            PictureError: it cannot be read or zoomed into.
+            OutputError: state 0 cannot be written.
+        """
+        read = self._read_picture(picture)
+        route = plan_route(self.settings, read.image.size, picture.center)
+        picture.sha256, picture.size = read.sha256, read.image.size
+        picture.view, picture.steps = route.view.numbers, self._planned(route)
+        made_of = read.file, route.cut, route.resized, route.first
+        if self._first is None or self._first[0] != made_of:
+            state = first_state(read.image, route)
+            self._first = made_of, state, self.tree.encode(state)
+        _, state, encoded = self._first
+        picture.texture = texture(state)
+        with self.times.stage("chain.save"):
+            for place in (self.tree.per_scale(picture.name, 0), self.tree.state(picture.name, 0)):
+                self.tree.write(encoded, place)
+        if not picture.spot:
+            self._first = None
+        return self._in_hand(picture, state, route, read.image)
+
+    def _go_on(self, picture: PictureRecord) -> InHand | None:
+        """Keep the steps of an earlier run up to the first whose state is not good; None where none is.
 
         The prompt of that step is still right; what comes after it depends on its state.
+
+        Raises:
+            PictureError: what its next steps look at cannot be read.
         """
+        if picture.size is None:
+            return None
+        route = plan_route(self.settings, picture.size, picture.center)
+        planned = self._planned(route)
+        as_planned = [step.plan for step in picture.steps] == [step.plan for step in planned]
+        state = self._good_state(picture, 0, route.first) if as_planned else None
+        if state is None:
+            return None
         for record in picture.steps:
-            made = self._good_state(picture, record.step) if record.done else None
+            made = self._good_state(picture, record.step, Window(0, 0, *record.size)) if record.done else None
             if made is None:
                 record.done = False
                 picture.steps[record.step :] = planned[record.step :]
                 break
             if not self.settings.from_first_state:
                 state = made
-        return state
+        if not any(step.window_of is None and not step.done for step in picture.steps):
+            return InHand(picture, state)
+        read = self._read_picture(picture)
+        if (read.sha256, read.image.size) != (picture.sha256, picture.size):  # not what the report says
+            return None
+        return self._in_hand(picture, state, route, read.image)
 
-    def _good_state(self, picture: PictureRecord, step: int) -> Image.Image | None:
+    def _planned(self, route: Route) -> list[StepRecord]:
+        return [
+            StepRecord(
+                step=number,
+                magnification=self.settings.magnification(number),
+                window=(step.window.left, step.window.top, step.window.width, step.window.height),
+                window_of=step.window_of,
+                size=step.size,
+                view=step.view.numbers,
+                made=step.made,
+            )
+            for number, step in enumerate(route.steps, start=1)
+        ]
+
+    def _in_hand(
+        self, picture: PictureRecord, state: Image.Image, route: Route, image: Image.Image
+    ) -> InHand:
+        """Cut the windows out of the picture at once, so that it need not wait in memory itself."""
+        cuts = {
+            record.step: cut_from_picture(image, step)
+            for record, step in zip(picture.steps, route.steps, strict=True)
+            if step.window_of is None and not record.done
+        }
+        return InHand(picture, state, cuts)
+
+    def _read_picture(self, picture: PictureRecord) -> _Read:
+        """Read a picture, or take the one that was read last: spots of a picture follow each other."""
+        if self._read is None or self._read.file != picture.file:
+            self._read = None  # two of them need not be in memory
+            with self.times.stage("chain.read"):
+                self._read = _Read(picture.file, *read_picture(Path(picture.file)))
+        read = self._read
+        if not picture.spot:
+            self._read = None
+        return read
+
+    def _good_state(self, picture: PictureRecord, step: int, window: Window) -> Image.Image | None:
         if not self.tree.per_scale(picture.name, step).exists():
             return None
-        return read_state(self.tree.state(picture.name, step), self.settings.process_size)
+        with self.times.stage("chain.read"):
+            return read_state(self.tree.state(picture.name, step), (window.width, window.height))
 
     def save(self, picture: PictureRecord, step: int, state: Image.Image) -> None:
         """Write a state to both its places.
@@ -110,17 +193,28 @@ class StateFiles:
 
     def finish(self, picture: PictureRecord) -> None:
         """Lay the states side by side, which completes the picture: every state is on the disk."""
-        side, count = self.settings.process_size, self.settings.rec_num + 1
         with self.times.stage("chain.save"), failing_alone(picture):
-            strip = Image.new("RGB", (side * count, side))
-            for number in range(count):
-                file = self.tree.state(picture.name, number)
-                state = read_state(file, side)
-                if state is None:
-                    raise PictureError(f"state {number} is gone or damaged: {file}")
-                strip.paste(state, (side * number, 0))
+            made = ["real", *(step.made for step in picture.steps)]
+            laid_out = strip(self._states(picture), made, self.settings.process_size)
+            if self.settings.source == "shrunk":  # as published, without a mark
+                laid_out = laid_out.crop((0, 0, laid_out.width, laid_out.height - BAR))
             self.tree.write_image(
-                strip, self.tree.strip(picture.name), self.tree.collected_strip(picture.name)
+                laid_out, self.tree.strip(picture.name), self.tree.collected_strip(picture.name)
             )
             picture.status = "done"
             log.info("%s: done", picture.label)
+
+    def _states(self, picture: PictureRecord) -> Iterator[Image.Image]:
+        size = None
+        for number in range(len(picture.steps) + 1):
+            file = self.tree.state(picture.name, number)
+            size = picture.steps[number - 1].size if number else self._first_size(picture)
+            state = read_state(file, size)
+            if state is None:
+                raise PictureError(f"state {number} is gone or damaged: {file}")
+            yield state
+
+    def _first_size(self, picture: PictureRecord) -> tuple[int, int]:
+        assert picture.size is not None
+        first = plan_route(self.settings, picture.size, picture.center).first
+        return first.width, first.height

@@ -1,65 +1,60 @@
-"""How a picture becomes state 0, and a window of a state the input of a step: all resizing of the chain."""
+"""How a picture becomes state 0, and a window the input of a step: all resizing of the chain."""
+
+import math
 
 from PIL.Image import Image, Resampling
 
-from errors import PictureError
 from zoom.protocols import StepInput
-from zoom.window import Window
+from zoom.window import Route, Size, StepPlan
 
-# A picture is enlarged at most this much to become state 0: beyond it there is nothing in it to zoom into.
-MAX_FIRST_ENLARGEMENT = 16
-MAX_ASPECT = 100
+SHRINK = Resampling.LANCZOS  # of the picture to state 0, as published, and of its windows
 
 
-def first_state(picture: Image, process_size: int) -> Image:
-    """Make state 0: the shorter side to `process_size` with LANCZOS, then the centre square.
-
-    Integer arithmetic keeps the shorter side at exactly `process_size`; the published code's
-    ``int(w * scale)`` loses a pixel for every ninth size and shows it as a black line.
+def first_state(picture: Image, route: Route) -> Image:
+    """Make state 0: cut, resized, and cut to the size of a state.
 
     Args:
-        picture: RGB, any size.
-        process_size: side of a state in pixels.
-
-    Returns:
-        RGB, `process_size` squared.
-
-    Raises:
-        PictureError: the picture is too small to be enlarged sensibly, or too narrow.
+        picture: RGB, of the size that the route was planned for.
+        route: from `zoom.window.plan_route`.
     """
-    width, height = picture.size
-    shorter, longer = sorted((width, height))
-    smallest = -(-process_size // MAX_FIRST_ENLARGEMENT)
-    if shorter < smallest:
-        raise PictureError(
-            f"is too small: {width}x{height} pixels, and --process_size {process_size} wants a shorter side "
-            f"of at least {smallest}"
-        )
-    if longer > MAX_ASPECT * shorter:
-        raise PictureError(
-            f"is too narrow: {width}x{height} pixels, more than {MAX_ASPECT} to 1; cut out a part of it"
-        )
-    new_width, new_height = width * process_size // shorter, height * process_size // shorter
-    resized = picture.resize((new_width, new_height), Resampling.LANCZOS)
-    left, top = (new_width - process_size) // 2, (new_height - process_size) // 2
-    return resized.crop((left, top, left + process_size, top + process_size))
+    return picture.crop(route.cut.box).resize(route.resized, SHRINK).crop(route.first.box)
 
 
-def enlarge(crop: Image, side: int, resample: Resampling = Resampling.BICUBIC) -> Image:
-    """Resize a square crop to `side` pixels."""
-    return crop.resize((side, side), resample)
+def cut_from_picture(picture: Image, step: StepPlan) -> Image:
+    """Cut the window of a step out of the picture: the state itself where it holds enough real pixels.
+
+    Args:
+        picture: RGB.
+        step: whose window is one of the picture.
+    """
+    window = picture.crop(step.window.box)
+    return window.resize(step.size, SHRINK) if step.made == "real" else window
 
 
-def step_input(state: Image, window: Window, two_pictures: bool) -> StepInput:
-    """Cut a step's input out of a state.
+def enlarge(crop: Image, size: Size, resample: Resampling = Resampling.BICUBIC) -> Image:
+    """Resize a crop."""
+    return crop.resize(size, resample)
+
+
+def step_input(crop: Image, size: Size, parent: Image | None = None, first: bool = False) -> StepInput:
+    """Make a step's input of its crop.
 
     The one place where the BICUBIC SR input is made: what the extractor sees, what is saved and what a
     backbone repaints are the same picture.
 
     Args:
-        state: RGB, square.
-        window: inside of it.
-        two_pictures: whether the extractor also sees the whole state.
+        crop: RGB.
+        size: of the state that is wanted.
+        parent, first: see `StepInput`.
     """
-    crop = state.crop(window.box)
-    return StepInput(crop, enlarge(crop, state.width), state if two_pictures else None)
+    return StepInput(crop, enlarge(crop, size), parent, first)
+
+
+def shrunk_to(picture: Image, pixels: int) -> Image:
+    """Return a picture of the same aspect with at most so many pixels, for who is asked about the whole."""
+    factor = math.sqrt(pixels / (picture.width * picture.height))
+    if factor >= 1:
+        return picture
+    return picture.resize(
+        (max(1, round(picture.width * factor)), max(1, round(picture.height * factor))), SHRINK
+    )

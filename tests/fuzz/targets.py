@@ -98,7 +98,7 @@ def reports() -> list[str]:
 
     from machine.stage_times import StageTimes
     from results.output_tree import OutputTree
-    from results.run_report import PictureRecord, RunReport, StepRecord
+    from results.run_report import PictureRecord, RunReport, StepRecord, TilePrompt
 
     texts = []
     for done in (0, 2):
@@ -108,12 +108,17 @@ def reports() -> list[str]:
                 StepRecord(
                     k,
                     4**k,
-                    (16, 16, 32),
-                    k - 1,
+                    (16, 16, 32, 32),
+                    k - 1 if k > 1 else None,
+                    (64, 64),
+                    (20.5, 0.0, 128 / 4**k, 128 / 4**k),
+                    "invented",
                     "a cat",
                     "a cat",
                     "null",
+                    tiles=[TilePrompt((0, 0, 32, 64), "a cat")] * k,
                     seed=k,
+                    consistency=40.5,
                     seconds={"sr": 0.5},
                     done=k <= done,
                 )
@@ -121,7 +126,17 @@ def reports() -> list[str]:
             ]
             for name in ("scene", "x/turned"):
                 report.pictures[name] = PictureRecord(
-                    name, f"{name}.png", f"/in/{name}.png", "0" * 64, "started", steps=steps
+                    name,
+                    f"{name}.png",
+                    f"/in/{name}.png",
+                    "eye",
+                    (0.5, 0.25),
+                    "0" * 64,
+                    (128, 96),
+                    (16.0, 0.0, 96.0, 96.0),
+                    9.5,
+                    "started",
+                    steps=steps,
                 )
             report.save()
             texts.append(report.tree.run_json.read_text())
@@ -217,7 +232,16 @@ def quantized(folder: Path, dice: random.Random) -> None:
     found.warnings()
 
 
-TARGETS: list[Target] = [picture, run_json, prompts_csv, sd3, sr_files, tagger, vlm, quantized]
+def spots_csv(folder: Path, dice: random.Random) -> None:
+    """A CSV file of spots."""
+    from results.spots_file import read_spots
+
+    content = b'file,x,y,label\r\nscene.png,0.25,0.5,eye\r\n"turned, too.png",1,0,\r\nscene.png,0.1,0.9,2\r\n'
+    (folder / "spots.csv").write_bytes(damaged("spots.csv", content, dice))
+    read_spots(folder / "spots.csv", ["scene.png", "turned, too.png"])
+
+
+TARGETS: list[Target] = [picture, run_json, prompts_csv, spots_csv, sd3, sr_files, tagger, vlm, quantized]
 
 
 def finding(target: Target, folder: Path, seed: int) -> str:

@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from conftest import PARITY, ROOT
+from PIL import Image
 from quantized_parts import FROM, LORA, MODEL, RUN, VAE, quantized_parts
 
 from errors import InputError
@@ -214,6 +215,18 @@ def test_a_streamed_part_keeps_no_weights(pipeline):
     pipeline.run("text_enc_3", pipeline.inputs("text_enc_3", held_out=True)[0][0])
     for parameter in pipeline.part("text_enc_3").parameters():
         assert parameter.untyped_storage().nbytes() <= 8
+
+
+@pytest.mark.parametrize(
+    ("size", "seen"), [((128, 128), (128, 128)), ((1000, 100), (768, 112)), ((30, 900), (64, 768))], ids=str
+)
+def test_of_a_run_of_whole_pictures_as_much_is_seen_as_a_tile_shows(pipeline, tmp_path, size, seen):
+    Image.new("RGB", size, "grey").save(tmp_path / "1_input.png")
+    prompt = pipeline.calibration.pictures[0].prompt
+    picture = calibration.SRInput(tmp_path / "1_input.png", prompt, ready=True)
+    latent = pipeline.latent(picture)
+    assert latent.shape == (1, 16, seen[1] // 8, seen[0] // 8)
+    assert pipeline.velocity(picture).shape == latent.shape
 
 
 def test_t5s_token_table_counts_once_under_its_two_names(pipeline):

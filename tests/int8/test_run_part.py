@@ -46,12 +46,12 @@ def crops():
     return [Image.open(folder / name / "1_input.png").convert("RGB") for name in ("scene", "turned")]
 
 
-def zoom(crops, stand_ins, side=128, tiles=None, model=MODEL):
+def zoom(crops, stand_ins, size=(128, 128), tiles=None, model=MODEL):
     """Return the pictures of one SR pass."""
     checkpoint = check_sd3(str(model), LORA, VAE, replaced=stand_ins)
     backbone = OSEDiffSD3(checkpoint, Machine.choose("cpu", batch_size=2), tiles, stand_ins)
-    inputs = [StepInput(crop, crop.resize((side, side), Image.Resampling.BICUBIC)) for crop in crops]
-    prompts = ["a photo of a cat", ""][: len(crops)]
+    inputs = [StepInput(crop, crop.resize(size, Image.Resampling.BICUBIC)) for crop in crops]
+    prompts = [["a photo of a cat"], [""]][: len(crops)]
     pictures = list(backbone(inputs, prompts, [1, 2][: len(crops)]))
     return np.stack([np.asarray(picture, dtype=float) for picture in pictures])
 
@@ -106,16 +106,23 @@ def test_with_three_text_encoders_pytorchs_files_are_not_even_needed(quantized, 
     assert decibels(found, exact[0]) > 45
 
 
-@pytest.mark.parametrize("side", [64, 192])
-def test_parts_take_sizes_they_were_not_calibrated_with(quantized, crops, side):
-    assert decibels(zoom(crops, loaders_of(quantized), side), zoom(crops, {}, side)) > 28
+@pytest.mark.parametrize("size", [(64, 64), (192, 192), (96, 208), (150, 70)], ids=str)
+def test_parts_take_sizes_they_were_not_calibrated_with(quantized, crops, size):
+    assert decibels(zoom(crops, loaders_of(quantized), size), zoom(crops, {}, size)) > 28
+
+
+def test_parts_take_large_pictures_tile_by_tile(quantized, crops):
+    tiles, size = Tiles(vae_encoder=128, vae_decoder=16, latent=16, latent_overlap=4), (300, 200)
+    found, exact = (zoom(crops, parts, size, tiles) for parts in (loaders_of(quantized, tiles=tiles), {}))
+    assert found.shape == (2, 200, 300, 3)
+    assert decibels(found, exact) > 28
 
 
 def test_the_vae_works_by_tiles_as_pytorchs_does(quantized, crops):
     tiles = Tiles(vae_encoder=64, vae_decoder=16)
-    by_tiles = zoom(crops, loaders_of(quantized, VAE_PARTS, tiles), 192, tiles)
-    assert decibels(by_tiles, zoom(crops, {}, 192, tiles)) > 30
-    assert not np.array_equal(by_tiles, zoom(crops, loaders_of(quantized, VAE_PARTS), 192))
+    by_tiles = zoom(crops, loaders_of(quantized, VAE_PARTS, tiles), (192, 192), tiles)
+    assert decibels(by_tiles, zoom(crops, {}, (192, 192), tiles)) > 30
+    assert not np.array_equal(by_tiles, zoom(crops, loaders_of(quantized, VAE_PARTS), (192, 192)))
 
 
 def test_a_part_answers_floats_of_any_dtype_in_fp32(quantized):

@@ -36,12 +36,14 @@ def build_backbone(batch_size: int = 1, efficient_memory: bool = False) -> Embed
     return EmbeddedBackbone(Machine.choose("cpu", batch_size=batch_size, efficient_memory=efficient_memory))
 
 
-def step_inputs(crops: Sequence[Image.Image], side: int) -> list[StepInput]:
-    return [StepInput(crop, crop.resize((side, side), Image.Resampling.BICUBIC)) for crop in crops]
+def step_inputs(crops: Sequence[Image.Image], side: int, first: bool = True) -> list[StepInput]:
+    return [
+        StepInput(crop, crop.resize((side, side), Image.Resampling.BICUBIC), first=first) for crop in crops
+    ]
 
 
-def zoom(backbone: EmbeddedBackbone, inputs: Sequence[StepInput], step: int = 1) -> list:
-    return list(backbone(inputs, [""] * len(inputs), list(range(len(inputs))), step=step))
+def zoom(backbone: EmbeddedBackbone, inputs: Sequence[StepInput]) -> list:
+    return list(backbone(inputs, [[""]] * len(inputs), list(range(len(inputs)))))
 
 
 @pytest.fixture(scope="module")
@@ -82,17 +84,24 @@ def grey_crops(*levels: int) -> list[Image.Image]:
 # Its pictures
 
 
-@pytest.mark.parametrize(("step", "name"), [(1, "x4plus"), (2, "realsr"), (3, "realsr")])
-def test_a_step_equals_what_ncnn_computes_with_the_same_file(backbone, step, name):
-    [result] = zoom(backbone, step_inputs([picture("crop")], 96), step)
+@pytest.mark.parametrize(("first", "name"), [(True, "x4plus"), (False, "realsr")])
+def test_a_step_equals_what_ncnn_computes_with_the_same_file(backbone, first, name):
+    [result] = zoom(backbone, step_inputs([picture("crop")], 96, first))
     assert levels_apart(result, picture(name)) <= 1
+
+
+def test_a_batch_may_hold_photographs_and_what_a_network_made():
+    backbone = build_backbone(batch_size=4)
+    inputs = [step_inputs([picture("crop")], 96, first)[0] for first in (True, False, True, False)]
+    for result, name in zip(zoom(backbone, inputs), ("x4plus", "realsr") * 2, strict=True):
+        assert levels_apart(result, picture(name)) <= 1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_close_to_fp32(dtype):
     backbone = build_backbone()
     backbone.dtype = dtype  # fp16 too, which --mixed_precision has on accelerators only
-    [result] = zoom(backbone, step_inputs([picture("crop")], 96), step=2)
+    [result] = zoom(backbone, step_inputs([picture("crop")], 96, first=False))
     assert 0 < levels_apart(result, picture("realsr")) <= 8
 
 
@@ -158,7 +167,7 @@ def test_batches_change_nothing(backbone):
 
 def test_results_come_before_the_next_inputs_are_looked_at(backbone):
     inputs = CountingInputs(step_inputs([picture("crop")] * 2, 96))
-    next(backbone(inputs, ["", ""], [0, 1]))
+    next(backbone(inputs, [[""], [""]], [0, 1]))
     assert set(inputs.reads) == {0}
 
 
@@ -169,6 +178,10 @@ def test_a_picture_whose_output_is_not_finite_fails_alone(monkeypatch):
     assert isinstance(white, PictureError)
     assert "not finite" in str(white)
     assert [np.asarray(result).max() for result in (dark, grey)] == [10, 100]
+
+
+def test_it_takes_no_prompts_so_one_part_is_the_whole_picture(backbone):
+    assert backbone.prompt_tiles((512, 384)) == [(0, 0, 512, 384)]
 
 
 def test_run_json_learns_which_weights_made_the_pictures(backbone):
@@ -212,10 +225,10 @@ def test_a_network_is_loaded_when_its_first_step_comes_and_stays():
     loads = backbone.machine.residency.loads
     inputs = step_inputs([picture("crop")], 96)
     assert loads == {}
-    zoom(backbone, inputs, step=1)
+    zoom(backbone, inputs)
     assert loads == {"sr.x4plus": 1}
-    for step in (2, 3, 1):
-        zoom(backbone, inputs, step)
+    for first in (False, False, True):
+        zoom(backbone, step_inputs([picture("crop")], 96, first))
     assert loads == {"sr.x4plus": 1, "sr.realsr": 1}
 
 
@@ -236,8 +249,8 @@ def test_efficient_memory_keeps_one_of_the_two_networks_in_memory(monkeypatch):
     monkeypatch.setattr(embedded, "read_network", lambda weights: Tracked(weights.component))
     monkeypatch.setattr(embedded, "place", lambda network, device, dtype: network)
     backbone = build_backbone(efficient_memory=True)
-    for step, there in ((1, {"sr.x4plus"}), (2, {"sr.realsr"}), (3, {"sr.realsr"})):
-        zoom(backbone, step_inputs(grey_crops(10, 20), 16), step)
+    for first, there in ((True, {"sr.x4plus"}), (False, {"sr.realsr"}), (False, {"sr.realsr"})):
+        zoom(backbone, step_inputs(grey_crops(10, 20), 16, first))
         assert alive == there
     assert backbone.machine.residency.loads == {"sr.x4plus": 1, "sr.realsr": 1}
 

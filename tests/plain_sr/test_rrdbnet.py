@@ -1,19 +1,13 @@
-"""RRDBNet: its weight files, and that strips and tiles change no picture."""
+"""RRDBNet: its weight files, and that strips change no picture."""
 
 import struct
 
 import pytest
 import torch
-from conftest import ROOT
-from PIL import Image
-from torch import nn
 
 from errors import InputError
 from plain_sr import rrdbnet
-from plain_sr.embedded import to_tensor
-from plain_sr.rrdbnet import REALSR, X4PLUS, RRDBNet, Weights, enlarge, place, read_ncnn, read_network
-
-CPU = torch.device("cpu")
+from plain_sr.rrdbnet import RRDBNet, Weights, read_ncnn, read_network
 
 
 @pytest.fixture(scope="module")
@@ -86,20 +80,3 @@ def test_upsampling_in_strips_equals_upsampling_at_once(small_network):
     features = small_network.first(x)
     features = features + small_network.trunk(small_network.body(features))
     torch.testing.assert_close(small_network(x), small_network.upsample(features), atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 40), (33, 9), (61, 45)])
-def test_tiles_cover_every_pixel_once(height, width):
-    x = torch.rand(1, 3, height, width)
-    whole = nn.Upsample(scale_factor=4)
-    assert torch.equal(enlarge(whole, x, tile=16, overlap=8), whole(x))
-
-
-@pytest.mark.parametrize("weights", [X4PLUS, REALSR], ids=lambda weights: weights.component)
-def test_a_seam_between_tiles_is_invisible(weights):
-    with Image.open(ROOT / "samples" / "chelsea.png") as sample:
-        crop = sample.convert("RGB").crop((150, 100, 278, 116))
-    x = to_tensor(crop)[None]
-    network = place(read_network(weights), CPU, torch.float32)
-    whole, tiled = network(x), enlarge(network, x, tile=112)  # one seam, at the default overlap
-    assert (whole - tiled).abs().max() * 255 <= 1  # grey level

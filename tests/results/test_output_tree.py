@@ -11,7 +11,7 @@ from results.output_tree import OutputTree, assign_names, read_state, safe_name
 from results.pictures import Source
 
 
-def names(*labels: str, taken: dict[str, str] | None = None) -> list[str]:
+def names(*labels: str, taken: dict[tuple[str, str], str] | None = None) -> list[str]:
     sources = [Source(Path("/pictures") / label, label) for label in labels]
     assigned = assign_names(sources, taken or {})
     return [assigned[source] for source in sources]
@@ -72,8 +72,19 @@ def test_folders_inside_folders_are_kept():
     assert names("x/a.png", "x/y/a.png", "a.png") == ["x/a", "x/y/a", "a"]
 
 
+def test_spots_of_a_picture_have_their_label_behind_its_name():
+    source = Source(Path("/pictures/x/a.png"), "x/a.png")
+    spots = [source.at("eye", (0.1, 0.2)), source.at("2", (0.5, 0.5))]
+    assert list(assign_names(spots, {}).values()) == ["x/a~eye", "x/a~2"]
+
+
+def test_a_spot_and_a_picture_of_the_same_name_are_told_apart():
+    sources = [Source(Path("/p/a.png"), "a.png").at("b", (0, 0)), Source(Path("/p/a~b.jpg"), "a~b.jpg")]
+    assert list(assign_names(sources, {}).values()) == ["a_png~b", "a~b_jpg"]
+
+
 def test_a_name_given_by_an_earlier_run_stays_when_a_namesake_arrives():
-    assert names("a.jpg", "a.png", taken={"/pictures/a.png": "a"}) == ["a_jpg", "a"]
+    assert names("a.jpg", "a.png", taken={("/pictures/a.png", ""): "a"}) == ["a_jpg", "a"]
 
 
 def test_names_do_not_depend_on_the_order():
@@ -134,7 +145,7 @@ def test_two_runs_cannot_write_into_one_folder(tmp_path):
 def test_a_state_that_is_damaged_or_of_another_size_counts_as_missing(tmp_path):
     file = tmp_path / "1.png"
     Image.new("RGB", (64, 64)).save(file)
-    assert read_state(file, 64) is not None
-    assert read_state(file, 128) is None
+    assert read_state(file, (64, 64)) is not None
+    assert read_state(file, (128, 128)) is None
     file.write_bytes(file.read_bytes()[:60])
-    assert read_state(file, 64) is None
+    assert read_state(file, (64, 64)) is None

@@ -1,0 +1,41 @@
+"""What can be said of a state without its truth: how far it keeps to its crop, how much texture it has."""
+
+import math
+
+from PIL import Image, ImageChops, ImageFilter, ImageStat
+
+MOST_DECIBELS = 100.0  # of two pictures that are equal
+FINE = 3  # radius of the blur, in pixels, that texture is what is left of
+
+
+def consistency(state: Image.Image, crop: Image.Image) -> float:
+    """Return the peak signal-to-noise ratio of a state, shrunk with BICUBIC to its crop's size, against that.
+
+    Args:
+        state: RGB.
+        crop: RGB, at most as large: what the state was made from.
+
+    Returns:
+        Decibels, at most `MOST_DECIBELS`.
+    """
+    shrunk = state.resize(crop.size, Image.Resampling.BICUBIC)
+    squares = ImageStat.Stat(ImageChops.difference(shrunk, crop)).sum2  # by channel
+    mean_square = sum(squares) / (3 * crop.width * crop.height)
+    if mean_square == 0:
+        return MOST_DECIBELS
+    return round(min(10 * math.log10(255**2 / mean_square), MOST_DECIBELS), 2)
+
+
+def texture(state: Image.Image) -> float:
+    """Return the standard deviation of a state's luminance minus its Gaussian blur of radius `FINE`.
+
+    Args:
+        state: RGB.
+
+    Returns:
+        Grey levels.
+    """
+    luminance = state.convert("L")
+    blurred = luminance.filter(ImageFilter.GaussianBlur(FINE))
+    fine = ImageChops.subtract(luminance, blurred, 1, 128)  # 128 stands for no difference
+    return round(ImageStat.Stat(fine).stddev[0], 2)
