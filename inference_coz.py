@@ -39,7 +39,7 @@ def run(options: "Namespace") -> int:
     set_up_logging(logging.ERROR if options.quiet else loud)
     from command.parts import Parts, build_parts, check_files
     from command.space import refuse_too_little_space
-    from command.spots import find_spots, refuse_what_grows_too_large
+    from command.spots import leave_out_what_cannot_be_zoomed_into, with_detail, with_regions
     from machine.stage_times import StageTimes
     from results.output_tree import FOLDERS, SPOTS, OutputTree
     from results.pictures import find_pictures
@@ -55,24 +55,30 @@ def run(options: "Namespace") -> int:
     sources, unreadable = find_pictures(
         options.input_image, options.recursive_folders, [tree.root / folder for folder in (*FOLDERS, SPOTS)]
     )
-    sources, too_large = refuse_what_grows_too_large(settings, sources)
-    unreadable += too_large
-    sources, unreadable = find_spots(options, tree, sources, unreadable)
+    sources, unfit = leave_out_what_cannot_be_zoomed_into(settings, sources)
+    unreadable += unfit
+    if options.regions:
+        sources = with_regions(options.regions, sources, unreadable)
     parts = Parts() if settings.resizes_only else build_parts(options, check_files(options), times)
 
     from command.zooming import describe, environment, program_version, zoom_all
-    from results.resume import earlier_results, remove_all, take_up
+    from results.resume import earlier_results, remove_all, take_up, waiting
     from results.run_report import RunReport
     from zoom.chain import Chain
 
     described = describe(settings, parts, fixed_prompts)
+    looks_ahead = options.dry_run or options.find_detail or options.full_image
+    # read again under the lock, before anything is written
+    earlier = earlier_results(tree, described, False) if looks_ahead and not options.overwrite else {}
+    if options.find_detail:
+        sources, unread = with_detail(options, tree, sources)
+        unreadable += unread
     if options.dry_run:
         from command.plan import print_plan
 
-        earlier = {} if options.overwrite else earlier_results(tree, described)
         print_plan(options, settings, sources, unreadable, parts, earlier)
         return SOME_FAILED if unreadable else ALL_DONE
-    refuse_too_little_space(settings, sources, tree.root)
+    refuse_too_little_space(settings, waiting(sources, earlier), tree.root)
     tree.prepare()
     with tree.lock():
         tree.sweep()

@@ -13,10 +13,9 @@ from command.arguments import underscored
 from command.look import decide_tile_prompts, decide_where
 from command.options import MAX_NEW_TOKENS, build_parser
 from errors import InputError
-from results.limits import LONGEST_PROMPT
+from results.limits import LONGEST_PROMPT, MAX_PIXELS
 from zoom.settings import (
     MOST_STEPS,
-    NETWORK_ENDINGS,
     RESIZE_KINDS,
     SMALLEST_STATE,
     ChainSettings,
@@ -95,6 +94,9 @@ def check(options: argparse.Namespace) -> None:
             raise InputError(
                 f"--process_size {side}: must be a multiple of 16, at least {SMALLEST_STATE}; take {nearest}"
             )
+    width, height = options.process_size
+    if width * height > MAX_PIXELS:
+        raise InputError(f"--process_size {width}x{height}: at most {MAX_PIXELS:,} pixels")
     if not 2 <= options.upscale <= 8:
         raise InputError(f"--upscale {options.upscale}: must be from 2 to 8")
     if not 0 <= options.seed < 2**63:
@@ -150,6 +152,9 @@ def decide(options: argparse.Namespace) -> None:
         raise InputError(
             "--efficient_memory only goes with models that are big: --backbone sd3, or a prompt extractor"
         )
+    is_onnx = options.network_file is not None and options.network_file.suffix.lower() == ".onnx"
+    if is_onnx and options.prompt_type == "null" and options.mixed_precision != "auto":
+        raise InputError("--mixed_precision: an ONNX file computes in its own dtype; leave it out")
     if uses_sd3:
         _decide_sd3(options)
     if uses_ram:
@@ -168,13 +173,10 @@ def _decide_backbone(options: argparse.Namespace) -> None:
     if options.backbone in BACKBONES:
         return
     file = Path(options.backbone)
-    if file.suffix.lower() not in NETWORK_ENDINGS:
-        raise InputError(
-            f"--backbone {options.backbone}: must be {', '.join(BACKBONES)}, auto, or the file of an SR "
-            f"network ({', '.join(NETWORK_ENDINGS)})"
-        )
     if not file.is_file():
-        raise InputError(f"--backbone {file}: no such file")
+        raise InputError(
+            f"--backbone {options.backbone}: neither {', '.join(BACKBONES)} or auto, nor a file that is there"
+        )
     options.backbone, options.network_file = "file", file
 
 

@@ -33,9 +33,9 @@ def decide_where(options: argparse.Namespace) -> None:
         if not (x0 <= x <= x1 and y0 <= y <= y1):
             within = "from 0 to 1" if options.box is None else "within --box"
             raise InputError(f"--center {x:g} {y:g}: must be fractions of the picture, {within}")
+    if not options.full_image:
         if options.box is None and options.center == (0.5, 0.5):
             options.center = None  # the middle, as published
-    if not options.full_image:
         return
     for name in WHERE:
         if getattr(options, name) is not None:

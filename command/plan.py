@@ -7,7 +7,7 @@ from command.console import say
 from command.parts import Parts, working_side
 from command.space import space_free, space_needed
 from results.pictures import Failure, Source
-from results.resume import Records
+from results.resume import Records, waiting
 from zoom.protocols import PromptExtractor, SRBackbone
 from zoom.settings import ChainSettings
 
@@ -31,11 +31,10 @@ def print_plan(
     """
     steps = " ".join(f"{settings.magnification(k)}x" for k in range(1, settings.rec_num + 1))
     width, height = settings.process_size
-    done = {record.id for record in earlier.values() if record.status == "done"}
-    waiting = [source for source in sources if source.id not in done]
+    left = waiting(sources, earlier)
     out = options.output_dir
-    disk, free = space_needed(settings, waiting), space_free(out)
-    counts = len(waiting), len(sources) - len(waiting), len(unreadable)
+    disk, free = space_needed(settings, left), space_free(out)
+    counts = len(left), len(sources) - len(left), len(unreadable)
     say("pictures   {} to zoom into, {} done, {} that cannot be used".format(*counts))
     for failure in unreadable:
         say(f"           {failure.label}: {failure.reason}")

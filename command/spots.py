@@ -2,8 +2,8 @@
 
 import argparse
 import logging
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -12,48 +12,58 @@ from results.output_tree import OutputTree, assign_names
 from results.pictures import Failure, Source, read_picture
 from results.spots_file import Spot, read_spots, spots_csv
 from zoom.settings import ChainSettings
-from zoom.window import refuse_too_large
+from zoom.window import plan_route
 
 log = logging.getLogger(__name__)
 
 
-def find_spots(
-    options: argparse.Namespace, tree: OutputTree, sources: Sequence[Source], unreadable: Sequence[Failure]
+def with_regions(file: Path, sources: Sequence[Source], unreadable: Sequence[Failure]) -> list[Source]:
+    """Turn pictures into the spots that ``--regions`` gives; those without a row stay as they are.
+
+    Args:
+        file: the CSV file.
+        sources, unreadable: the pictures found.
+
+    Raises:
+        InputError: a row is wrong.
+    """
+    known = [*(source.label for source in sources), *(failure.label for failure in unreadable)]
+    return _spots_of(sources, read_spots(file, known))
+
+
+def with_detail(
+    options: argparse.Namespace, tree: OutputTree, sources: Sequence[Source]
 ) -> tuple[list[Source], list[Failure]]:
-    """Turn pictures into their spots, where ``--regions`` or ``--find_detail`` wants it.
+    """Turn pictures into the spots that ``--find_detail`` finds, and write these down.
 
     Args:
         options: as `command.decide.parse` returns them.
-        tree: where the proposals of ``--find_detail`` are written.
-        sources, unreadable: the pictures found.
+        tree: where the proposals are written.
+        sources: the pictures found.
 
     Returns:
-        The spots, or the pictures as they are; and all that failed.
+        The spots; and pictures that cannot be read.
 
     Raises:
-        InputError: a row of the regions is wrong, or nothing is left to zoom into.
+        InputError: nothing is left to zoom into.
     """
-    failures = list(unreadable)
-    if options.regions:
-        labels = [source.label for source in sources]
-        found = read_spots(options.regions, [*labels, *(failure.label for failure in unreadable)])
-    elif options.find_detail:
-        tree.prepare()
-        with tree.lock():
-            found = _propose(options, tree, sources, failures)
-    else:
-        return list(sources), failures
+    failures: list[Failure] = []
+    tree.prepare()
+    with tree.lock():
+        found = _propose(options, tree, sources, failures)
     failed = {failure.label for failure in failures}
+    left = [source for source in sources if source.label not in failed]
+    if not left:
+        raise InputError(f"nothing to zoom into: {failures[0].label}: {failures[0].reason}")
+    return _spots_of(left, found), failures
+
+
+def _spots_of(sources: Sequence[Source], found: Mapping[str, Sequence[Spot]]) -> list[Source]:
     spots = []
     for source in sources:
-        if source.label in failed:
-            continue
         of_picture = found.get(source.label)
         spots += [source.at(spot.label, (spot.x, spot.y)) for spot in of_picture] if of_picture else [source]
-    if not spots:
-        reasons = "; ".join(f"{failure.label}: {failure.reason}" for failure in failures)
-        raise InputError(f"nothing to zoom into: {reasons}")
-    return spots, failures
+    return spots
 
 
 def _propose(
@@ -83,24 +93,29 @@ def _propose(
     return found
 
 
-def refuse_what_grows_too_large(
+def leave_out_what_cannot_be_zoomed_into(
     settings: ChainSettings, sources: Sequence[Source]
 ) -> tuple[list[Source], list[Failure]]:
-    """Leave out pictures whose states could not be read again, before anything starts.
+    """Leave out pictures whose size alone makes them fail, before anything starts.
 
     Returns:
         The others, and these with the reason.
+
+    Raises:
+        InputError: nothing is left.
     """
-    if not settings.full_image:
-        return list(sources), []
-    x0, y0, x1, y1 = settings.box or (0, 0, 1, 1)
     left, failures = [], []
     for source in sources:
         try:
-            refuse_too_large(settings, math.floor(source.size[0] * source.size[1] * (x1 - x0) * (y1 - y0)))
-            left.append(source)
+            plan_route(settings, source.size)
         except PictureError as error:
-            failures.append(Failure(source.label, str(error)))
+            try:  # the size is that as stored: EXIF may turn it
+                plan_route(settings, source.size[::-1])
+            except PictureError:
+                failures.append(Failure(source.label, str(error)))
+                continue
+        left.append(source)
     if not left:
-        raise InputError(f"nothing to zoom into: {failures[0].label}: {failures[0].reason}")
+        reasons = "; ".join(f"{failure.label}: {failure.reason}" for failure in failures)
+        raise InputError(f"nothing to zoom into: {reasons}")
     return left, failures

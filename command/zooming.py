@@ -96,7 +96,7 @@ def zoom_all(
     report.unreadable = [dataclasses.asdict(failure) for failure in unreadable]
     for failure in unreadable:  # perhaps it was a picture once
         for record in report.pictures.values():
-            if record.label == failure.label:
+            if record.label == failure.label or record.label == f"{failure.label}~{record.spot}":
                 record.status, record.failure = "failed", failure.reason
     _warn_of_idle_prompts(chain, records)
     _written(report.save)

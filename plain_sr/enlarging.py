@@ -16,7 +16,7 @@ from torch import Tensor
 from errors import PictureError
 from machine.machine import Machine
 from zoom.protocols import StepInput
-from zoom.tiler import by_tiles, tile_starts
+from zoom.tiler import by_tiles, good_size
 
 TILE = 256  # larger pictures are enlarged in tiles of this side; RRDBNet's take 0.8 GB each on a CPU
 # What neighbouring tiles share, of a tile's side: 96 of 256 pixels. RRDBNet's receptive field is 350 pixels
@@ -24,9 +24,6 @@ TILE = 256  # larger pictures are enlarged in tiles of this side; RRDBNet's take
 # beyond 32: up to 9 levels, beyond 16: up to 27), and in the middle of what two tiles
 # share, each is 48 pixels from its edge.
 SHARED = 3 / 8
-# The least that a tile is ahead of the one before, of its side. The last one ends flush with the picture:
-# were it closer, it would not outweigh the other's edge, which lacks what lies beyond.
-AHEAD = 1 / 8
 # No step of a chain enlarges more (--upscale). Beyond it is --rec_type onestep, whose point is a single pass.
 MOST = 8
 
@@ -182,29 +179,14 @@ def _in_tiles(job: _Job, machine: Machine) -> np.ndarray:
     _, height, width = job.pixels.shape
     out = np.empty((network.scale * height, network.scale * width, 3), np.uint8)
     top = 0
-    size, overlap = tile_size(network, height, width)
+    overlap = int(SHARED * network.tile)
+    size = good_size(height, width, network.tile, overlap, network.multiple)
     for band in by_tiles(call, job.pixels, size, overlap, network.scale):
         with machine.times.stage("sr.finish"):
             bottom = top + band.shape[1]
             out[top:bottom] = _to_pixels(torch.from_numpy(band))
             top = bottom
     return out
-
-
-def tile_size(network: Network, height: int, width: int) -> tuple[int, int]:
-    """Return the side of a picture's tiles and what neighbours share at least.
-
-    The side is the largest, from the network's own, at which no tile begins close to another (`AHEAD`).
-    """
-    overlap = int(SHARED * network.tile)
-
-    def least_step(size: int) -> int:
-        starts = (tile_starts(length, size, overlap) for length in (height, width) if length > size)
-        return min(after[-1] - after[-2] for after in starts)
-
-    sizes = range(network.tile, network.tile * 3 // 4, -network.multiple)
-    good = (size for size in sizes if least_step(size) >= AHEAD * size)
-    return next(good, None) or max(sizes, key=least_step), overlap
 
 
 def _finish(job: _Job, made: Tensor | np.ndarray) -> Image.Image | _Job | PictureError:
@@ -231,7 +213,9 @@ def _finish(job: _Job, made: Tensor | np.ndarray) -> Image.Image | _Job | Pictur
 
 
 def _not_finite() -> PictureError:
-    return PictureError("the SR network's output is not finite; --mixed_precision fp32 may help")
+    return PictureError(
+        "the SR network's output is not finite; if it is not in fp32, --mixed_precision fp32 may help"
+    )
 
 
 def _to_tensor(pixels: np.ndarray) -> Tensor:

@@ -1,7 +1,9 @@
 """SR backbone: a network out of an ONNX file, in onnxruntime."""
 
 import logging
+import re
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,7 +255,8 @@ def _open(path: Path, optimized: bool, device: "torch.device | None" = None) -> 
 def _reason(error: Exception) -> str:
     """Return what onnxruntime has against something, less its codes and the path that come first."""
     said = " ".join(str(error).split())
-    return one_line(said.rpartition(" failed:")[2].removeprefix("[ONNXRuntimeError] : "))
+    said = said.rpartition(" failed:")[2].removeprefix("[ONNXRuntimeError] : ")
+    return one_line(re.sub("^[0-9]+ : [A-Z_]+ : ", "", said))
 
 
 def _signature(session: Any, path: Path) -> _Signature:
@@ -300,11 +303,14 @@ def _probe(session: Any, signature: _Signature, path: Path) -> tuple[int, int, i
     for height, width, multiple in PROBES:
         height, width = signature.height or height, signature.width or width
         x = np.full((1, 3, height, width), 0.5, signature.dtype)
+        start = time.monotonic()
         try:
             made = _run(session, x, PROBE_SECONDS)
         except InputError:
             raise
         except Exception as error:  # onnxruntime's exceptions have no common base but this
+            if time.monotonic() - start > PROBE_SECONDS:
+                raise InputError(f"{path}: took over {PROBE_SECONDS} s for {width}x{height} pixels") from None
             said = said or f"fails on {width}x{height} pixels: {_reason(error)}"
             continue
         scale = made.shape[-1] // width

@@ -81,6 +81,7 @@ def is_name(text: str) -> bool:
         len(text) <= _LONGEST_PATH
         and len(parts) <= _DEEPEST
         and all(part and safe_name(part) == part for part in parts)
+        and not _NAMES_OF_STATES.fullmatch(parts[-1])
     )
 
 
@@ -223,7 +224,7 @@ class OutputTree:
     def sweep(self) -> None:
         """Remove the temporary files of a killed run. Only under `lock`: another run's are in use."""
         pattern = f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"
-        ours = [self.root / folder for folder in FOLDERS]
+        ours = [self.root / folder for folder in (*FOLDERS, SPOTS)]
         inside = (file for folder in ours if not folder.is_symlink() for file in folder.rglob(pattern))
         for file in (*self.root.glob(pattern), *inside):
             if file.is_file() or file.is_symlink():
@@ -334,8 +335,7 @@ def read_state(file: Path, size: tuple[int, int]) -> Image.Image | None:
     try:
         if not file.is_file():  # a pipe would be waited for for ever
             return None
-        with warnings.catch_warnings(), Image.open(file, formats=["PNG"]) as image:
-            warnings.simplefilter("ignore")  # about what is not as we wrote it
+        with warnings.catch_warnings(action="ignore"), Image.open(file, formats=["PNG"]) as image:
             if (image.mode, image.size) != ("RGB", size):
                 return None
             image.load()

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
 import numpy as np
@@ -126,15 +126,16 @@ def picture_endings() -> set[str]:
 
 
 def _tell_apart(sources: Iterable[Source]) -> list[Source]:
-    """Put the name of the folder before labels that several pictures share."""
-    sources = list(sources)
-    how_often = Counter(source.label for source in sources)
-    return [
-        source
-        if how_often[source.label] == 1
-        else replace(source, label=f"{source.file.resolve().parent.name}/{source.label}")
-        for source in sources
-    ]
+    """Put as many of their folders before labels that several pictures share as tell them apart."""
+    labels = {source: PurePath(source.label).parts for source in sources}
+    while True:
+        how_often = Counter(labels.values())
+        shared = [source for source, parts in labels.items() if how_often[parts] > 1]
+        if not shared:
+            return [replace(source, label="/".join(parts)) for source, parts in labels.items()]
+        for source in shared:
+            file = real_path(source.file.parent) / source.file.name
+            labels[source] = file.parts[-len(labels[source]) - 1 :]
 
 
 def _candidates(

@@ -20,12 +20,13 @@ WAY_OUT = "give another --output_dir, or --overwrite to start anew"
 Records = dict[str, PictureRecord]
 
 
-def earlier_results(tree: OutputTree, settings: dict[str, Any]) -> Records:
+def earlier_results(tree: OutputTree, settings: dict[str, Any], announce: bool = True) -> Records:
     """Read what earlier runs into the same folder have done, by name.
 
     Args:
         tree: the folder.
         settings: what decides the pixels of this run.
+        announce: say so where this goes on with an interrupted run.
 
     Raises:
         InputError: the folder holds results of other settings, or of another program.
@@ -39,13 +40,19 @@ def earlier_results(tree: OutputTree, settings: dict[str, Any]) -> Records:
             if (tree.root / folder).exists():
                 raise InputError(f"{tree.root / folder}: results without a run.json; {WAY_OUT}")
         return {}
-    if old.status == "running":
+    if announce and old.status == "running":
         log.warning("%s: the earlier run was interrupted; this one goes on from there", tree.root)
     changed = differences(old.settings, settings)
     if changed:
         more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
         raise InputError(f"{tree.root}: made with other settings: {'; '.join(changed[:3])}{more}; {WAY_OUT}")
     return old.pictures
+
+
+def waiting(sources: Sequence[Source], earlier: Records) -> list[Source]:
+    """Return what earlier runs have not finished."""
+    done = {record.id for record in earlier.values() if record.status == "done"}
+    return [source for source in sources if source.id not in done]
 
 
 def take_up(tree: OutputTree, sources: Sequence[Source], earlier: Records) -> list[PictureRecord]:

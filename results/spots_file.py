@@ -108,7 +108,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 def _fraction(text: str, axis: str, where: str) -> float:
     try:
-        value = float(text)
+        value = math.nan if "_" in text else float(text)  # float() reads 0_0
     except ValueError:
         value = math.nan
     if not 0 <= value <= 1:  # NaN neither

@@ -242,7 +242,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(command, tmp_path, photos):
         (["--device", "cuda:7"], "--device cuda:7"),
         (["--device", "toaster"], "--device toaster"),
         (["--rec_num", 0], "must be 1 or more"),
-        (["--backbone", "magic"], "must be embedded, sd3, auto, or the file of an SR network"),
+        (["--backbone", "magic"], "--backbone magic: neither embedded, sd3 or auto, nor a file"),
         (["--rec_num", 101], "--rec_num 101: at most 100"),
         (["--output_dir", "x" * 300], "File name too long"),
         (["--rec_type", "bicubic", "--device", "cpu"], "--device: --rec_type bicubic only resizes"),

@@ -282,6 +282,43 @@ def test_a_picture_without_detail_is_zoomed_into_in_its_middle(command, tmp_path
     assert {file.stem for file in (tmp_path / "out/recursive").iterdir()} == {"flat"}
 
 
+def test_pictures_of_one_name_in_two_folders_keep_their_own_spots(command, tmp_path, detailed):
+    for side in ("a", "b"):
+        (tmp_path / side / "x").mkdir(parents=True)
+    with Image.open(detailed / "patches.png") as image:
+        image.save(tmp_path / "a/x/p.png")
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "b/x/p.png")
+    folders = (tmp_path / "a/x", tmp_path / "b/x")
+    done = command("inference_coz", "-i", *folders, *RESIZE, "--find_detail", 1, "-o", tmp_path / "out")
+    assert done.code == 0
+    pictures = report(tmp_path / "out")["pictures"]
+    assert [picture["label"] for picture in pictures] == ["a/x/p.png~1", "b/x/p.png~1"]
+    assert pictures[0]["center"][0] == pytest.approx(1 - pictures[1]["center"][0], abs=0.02)
+
+
+def test_proposals_that_somebody_edited_are_not_touched_by_a_run_that_is_refused(command, tmp_path, detailed):
+    out = tmp_path / "out"
+    command("inference_coz", "-i", detailed, *RESIZE, "--find_detail", 2, "-o", out)
+    (out / "spots.csv").write_text("mine")
+    arguments = ("-i", detailed, *RESIZE, "--seed", 7, "--find_detail", 2, "-o", out)
+    assert command("inference_coz", *arguments).code == 2
+    assert (out / "spots.csv").read_text() == "mine"
+
+
+def test_a_picture_with_spots_that_is_no_picture_any_more_counts_as_failed(command, tmp_path, photograph):
+    folder, table = tmp_path / "in", tmp_path / "spots.csv"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(photograph.read_bytes())
+    (folder / "b.png").write_bytes(SCENE.read_bytes())
+    table.write_text("file,x,y,label\na.png,0.5,0.5,eye\n")
+    command("inference_coz", "-i", folder, *RESIZE, "--regions", table, "-o", tmp_path / "out")
+    (folder / "a.png").write_bytes(b"no picture")
+    done = command("inference_coz", "-i", folder, *RESIZE, "--regions", table, "-o", tmp_path / "out")
+    assert done.code == 1
+    statuses = {picture["label"]: picture["status"] for picture in report(tmp_path / "out")["pictures"]}
+    assert statuses["a.png~eye"] == "failed"
+
+
 # The whole picture
 
 
@@ -328,6 +365,23 @@ def test_what_will_not_fit_on_the_disk_is_refused_before_it_starts(command, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_done_already_takes_no_more_room(command, tmp_path, monkeypatch):
+    from command import space
+
+    arguments = ("-i", SCENE, "-o", tmp_path / "out", "--full_image", "--rec_num", 1, "--rec_type", "bicubic")
+    assert command("inference_coz", *arguments).code == 0
+    monkeypatch.setattr(space, "space_free", lambda folder: 0)
+    assert command("inference_coz", *arguments).code == 0
+
+
+def test_a_box_that_just_fits_is_not_refused_with_the_whole_picture(command, tmp_path):
+    Image.new("RGB", (100, 100), "grey").save(tmp_path / "a.png")
+    arguments = ("-i", tmp_path / "a.png", "-o", tmp_path / "out", "--full_image", "--rec_type", "bicubic")
+    box = ("--box", 0, 0, 0.264, 0.264)
+    done = command("inference_coz", *arguments, "--upscale", 2, "--rec_num", 9, *box, "--dry_run")
+    assert done.code == 0
+
+
 # What is refused
 
 
@@ -341,6 +395,8 @@ def test_what_will_not_fit_on_the_disk_is_refused_before_it_starts(command, tmp_
         (["--center", 0.1, 0.5, "--find_detail", 2], "--center and --find_detail contradict each other"),
         (["--find_detail", 0], "must be 1 or more"),
         (["--find_detail", 1000], "at most 100"),
+        (["--process_size", "65536x4096"], "--process_size 65536x4096: at most 178,956,970 pixels"),
+        (["--full_image", "--center", 0.5, 0.5], "--center: --full_image enlarges the whole picture"),
         (["--regions", "nowhere.csv"], "--regions nowhere.csv: no such file"),
         (["--process_size", "64x"], "must be a side or WxH"),
         (["--process_size", "64x65"], "--process_size 65: must be a multiple of 16"),
@@ -350,8 +406,8 @@ def test_what_will_not_fit_on_the_disk_is_refused_before_it_starts(command, tmp_
         (["--full_image", "--source", "shrunk"], "--source: --full_image cuts no windows out"),
         (["--full_image", "--batch_size", 4], "--batch_size: --full_image takes one picture at a time"),
         (["--tile_prompts", "tile"], "--tile_prompts only goes with --full_image, --backbone sd3"),
-        (["--backbone", "embeded"], "--backbone embeded: must be embedded, sd3, auto, or the file"),
-        (["--backbone", "nowhere.pth"], "--backbone nowhere.pth: no such file"),
+        (["--backbone", "embeded"], "--backbone embeded: neither embedded, sd3 or auto, nor a file"),
+        (["--backbone", "nowhere.pth"], "--backbone nowhere.pth: neither"),
     ],
 )
 def test_a_bad_value_is_refused_in_one_line(command, tmp_path, arguments, reason):

@@ -7,7 +7,7 @@
 import numpy as np
 from PIL import Image, ImageStat
 
-from zoom.tiler import by_tiles, tile_grid
+from zoom.tiler import by_tiles, good_size, tile_grid
 
 # Back-projection stops where the shrunk output is this close to the crop everywhere (grey levels), or
 # after so many rounds: clipped colours cannot get closer.
@@ -20,6 +20,7 @@ ADAIN_EPSILON = 1e-5 * 255**2
 
 # Pixels a side, and shared by neighbours: the wavelets of a pixel reach 31 pixels far.
 TILE, OVERLAP = 1024, 256
+LEAST_SHARED = 8  # pixels of the crop: each round of back-projection reaches four
 
 
 def fix_colors(method: str, output: Image.Image, sr_input: Image.Image, crop: Image.Image) -> Image.Image:
@@ -60,7 +61,9 @@ def fix_colors_of_whole(
     if method == "adain":
         return _adain_by_table(output, sr_input)
     scale = output.width // crop.width
-    grid = tile_grid(crop.height, crop.width, TILE // scale, OVERLAP // scale)
+    overlap = max(OVERLAP // scale, LEAST_SHARED)
+    size = good_size(crop.height, crop.width, max(TILE // scale, 4 * overlap), overlap)
+    grid = tile_grid(crop.height, crop.width, size, overlap)
 
     def fix(tile: np.ndarray, number: int) -> np.ndarray:
         box = grid[number].box
@@ -71,7 +74,7 @@ def fix_colors_of_whole(
 
     fixed_whole, top = Image.new("RGB", output.size), 0
     channels_first = np.moveaxis(np.asarray(crop), -1, 0)
-    for band in by_tiles(fix, channels_first, TILE // scale, OVERLAP // scale, scale):
+    for band in by_tiles(fix, channels_first, size, overlap, scale):
         fixed_whole.paste(to_image(np.moveaxis(band, 0, -1)), (0, top))
         top += band.shape[1]
     return fixed_whole

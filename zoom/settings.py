@@ -8,7 +8,6 @@ RESIZE_KINDS = ("nearest", "bicubic")
 KINDS = (*RESIZE_KINDS, "onestep", "recursive", "recursive_multiscale")
 SOURCES = ("native", "shrunk")
 TILE_PROMPTS = ("tile", "picture")
-NETWORK_ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt", ".onnx")
 ALIGN_METHODS = ("nofix", "adain", "wavelet", "backproject")
 MOST_STEPS = 100
 MOST_SPOTS = 100  # of a picture, that are found by themselves
@@ -38,7 +37,7 @@ class ChainSettings:
         tile_prompts: one of `TILE_PROMPTS`: with ``full_image``, what a prompt is about.
         align_method: one of `ALIGN_METHODS`, see `zoom.color_fix.fix_colors`.
         prompt: the user's words.
-        seed: all noise derives from it, the picture's file name and the step.
+        seed: all noise derives from it, the names of the file and of the spot, and the step.
     """
 
     rec_type: str = "recursive_multiscale"

@@ -117,7 +117,10 @@ class StateFiles:
         """
         if picture.size is None:
             return None
-        route = plan_route(self.settings, picture.size, picture.center)
+        try:
+            route = plan_route(self.settings, picture.size, picture.center)
+        except PictureError:  # which no picture of an earlier run was: the report is not to be trusted
+            return None
         planned = self._planned(route)
         as_planned = [step.plan for step in picture.steps] == [step.plan for step in planned]
         state = self._good_state(picture, 0, route.first) if as_planned else None
@@ -194,7 +197,7 @@ class StateFiles:
     def finish(self, picture: PictureRecord) -> None:
         """Lay the states side by side, which completes the picture: every state is on the disk."""
         with self.times.stage("chain.save"), failing_alone(picture):
-            made = ["real", *(step.made for step in picture.steps)]
+            made = [self._made_of_first(picture), *(step.made for step in picture.steps)]
             laid_out = strip(self._states(picture), made, self.settings.process_size)
             if self.settings.source == "shrunk":  # as published, without a mark
                 laid_out = laid_out.crop((0, 0, laid_out.width, laid_out.height - BAR))
@@ -213,6 +216,11 @@ class StateFiles:
             if state is None:
                 raise PictureError(f"state {number} is gone or damaged: {file}")
             yield state
+
+    def _made_of_first(self, picture: PictureRecord) -> str:
+        assert picture.view is not None
+        width, height = self._first_size(picture)
+        return "real" if picture.view[2] >= width and picture.view[3] >= height else "enlarged"
 
     def _first_size(self, picture: PictureRecord) -> tuple[int, int]:
         assert picture.size is not None

@@ -12,6 +12,7 @@ import numpy as np
 
 # of the Gaussian, in units of a tile's side: at a tile's edge it is 4e-6 of what it is in the middle
 VARIANCE = 0.01
+AHEAD = 1 / 8  # of a tile's side
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,22 @@ def tile_starts(length: int, size: int, overlap: int) -> list[int]:
     if length <= size:
         return [0]
     return [*range(0, length - size, size - overlap), length - size]
+
+
+def good_size(height: int, width: int, most: int, overlap: int, multiple: int = 1) -> int:
+    """Return the largest side of tiles, down to 3/4 of ``most``, at which no tile begins close to another.
+
+    Were the last one, which ends flush, closer than `AHEAD`, it would not outweigh the edge of the one
+    before, which lacks what lies beyond.
+    """
+
+    def least_step(size: int) -> int:
+        starts = (tile_starts(length, size, overlap) for length in (height, width) if length > size)
+        return min((after[-1] - after[-2] for after in starts), default=size)
+
+    sizes = range(most, max(most * 3 // 4, overlap), -multiple)
+    good = (size for size in sizes if least_step(size) >= AHEAD * size)
+    return next(good, None) or max(sizes, key=least_step)
 
 
 def tile_grid(height: int, width: int, size: int, overlap: int) -> list[Tile]:

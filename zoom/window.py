@@ -133,7 +133,7 @@ def plan_route(settings: ChainSettings, size: Size, center: tuple[float, float] 
     Raises:
         PictureError: the picture is too small or too narrow, or its states would be too large.
     """
-    cut = _cut(settings, size)
+    cut = _cut(settings.box, size)
     if max(cut.width, cut.height) > MAX_ASPECT * min(cut.width, cut.height):
         raise PictureError(
             f"is too narrow: {cut.width}x{cut.height} pixels, over {MAX_ASPECT} to 1; --box cuts out a part"
@@ -149,10 +149,15 @@ def plan_route(settings: ChainSettings, size: Size, center: tuple[float, float] 
     return Route(cut, resized, first, view, tuple(_steps(settings, view, point)))
 
 
-def _cut(settings: ChainSettings, size: Size) -> Window:
-    if settings.box is None:
+def _cut(box: tuple[float, float, float, float] | None, size: Size) -> Window:
+    """Return the part of a picture that a box of fractions cuts out.
+
+    Raises:
+        PictureError: it holds no pixel.
+    """
+    if box is None:
         return Window(0, 0, *size)
-    x0, y0, x1, y1 = (round(one * length) for one, length in zip(settings.box, size * 2, strict=True))
+    x0, y0, x1, y1 = (round(one * length) for one, length in zip(box, size * 2, strict=True))
     if x0 == x1 or y0 == y1:
         raise PictureError(f"--box holds less than one of its {size[0]}x{size[1]} pixels")
     return Window(x0, y0, x1 - x0, y1 - y0)
@@ -229,7 +234,7 @@ def _steps(settings: ChainSettings, view: View, point: Point | None) -> Iterator
         else:
             window = _place(state, part, seen, point)
             before = seen.part(window, state)
-            enlarged = of == 0 and part == quarter and holds_enough
+            enlarged = of == 0 and part == quarter and scale >= 1
             yield StepPlan(of, window, state, before, "enlarged" if enlarged else "invented")
 
 
@@ -253,7 +258,7 @@ def _route_of_the_whole(settings: ChainSettings, cut: Window) -> Route:
         raise PictureError(
             f"is too small: {size[0]}x{size[1]} pixels, and --full_image wants {SMALLEST_WHOLE}"
         )
-    refuse_too_large(settings, size[0] * size[1])
+    _refuse_too_large(settings, size[0] * size[1])
     view = View(*map(Fraction, (cut.left, cut.top, *size)))
     sizes = [
         (size[0] * settings.upscale**k, size[1] * settings.upscale**k) for k in range(settings.rec_num + 1)
@@ -267,7 +272,7 @@ def _route_of_the_whole(settings: ChainSettings, cut: Window) -> Route:
     return Route(cut, size, Window(0, 0, *size), view, tuple(steps))
 
 
-def refuse_too_large(settings: ChainSettings, pixels: int) -> None:
+def _refuse_too_large(settings: ChainSettings, pixels: int) -> None:
     """Refuse a picture of so many pixels whose largest state could not be read again.
 
     Raises:

@@ -21,10 +21,10 @@ from machine.machine import Machine
 from plain_sr import rrdbnet
 from plain_sr.any_file import build_network, check_network
 from plain_sr.embedded import EmbeddedBackbone
-from plain_sr.enlarging import tile_size
+from plain_sr.enlarging import SHARED
 from plain_sr.rrdbnet import RRDBNet
 from zoom.protocols import SRBackbone, StepInput
-from zoom.tiler import tile_starts
+from zoom.tiler import good_size, tile_starts
 
 
 def borders(length: int, size: int, overlap: int) -> list[int]:
@@ -64,7 +64,9 @@ def check_seams(backbone: SRBackbone, names: list[str], crop: Image.Image, first
         setattr(backbone, name, dataclasses.replace(network, tile=10**6))
     (at_once,) = backbone([one], [[""]], [0])
     assert np.abs(np.asarray(tiled, int) - np.asarray(at_once, int)).max() <= 1  # grey level
-    size, overlap = tile_size(networks[names[0]], crop.height, crop.width)
+    network = networks[names[0]]
+    overlap = int(SHARED * network.tile)
+    size = good_size(crop.height, crop.width, network.tile, overlap, network.multiple)
     for axis, length in enumerate((crop.height, crop.width)):
         if places := [scale * place for place in borders(length, size, overlap)]:
             assert roughness(tiled, axis, places) <= roughness(at_once, axis, places) + 0.1

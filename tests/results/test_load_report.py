@@ -27,6 +27,7 @@ def finished(command, tmp_path):
     [
         "//somewhere/else", "/somewhere", "../out2", "a/../../b", "a//b", ".", "..", "", "a/", "C:x", "a\\b",
         "a\0b", "a\udcffb", "x" * 300, "CON", "a.png", ".writing-x.part", "a/.writing-x.part",
+        "1", "x/0_input_for_2", "txt",
     ],
 )  # fmt: skip
 def test_a_name_that_no_run_gives_is_refused_and_leads_nowhere(command, finished, tmp_path, name):

@@ -16,6 +16,7 @@ from zoom.asking import noise_seed
 from zoom.chain import Chain
 from zoom.protocols import Prompt
 from zoom.settings import KINDS, ChainSettings
+from zoom.strip import COLOURS
 from zoom.window import plan_route
 
 NAMES = ["a", "b", "c"]
@@ -211,6 +212,20 @@ def test_a_report_that_lies_about_a_pictures_size_is_not_followed_out_of_the_pic
     run(tmp_path / "out", records[:1])
     assert records[0].size == (400, 300)
     assert states(tree, "a") == before
+
+
+def test_a_report_of_a_size_that_could_not_be_zoomed_into_is_not_trusted(tmp_path, records):
+    tree = run(tmp_path / "out", records[:1])
+    before = states(tree, "a")
+    records[0].status, records[0].size = "started", (1, 1)
+    run(tmp_path / "out", records[:1])
+    assert (records[0].status, states(tree, "a")) == ("done", before)
+
+
+def test_the_bar_says_where_state_0_itself_was_enlarged(tmp_path, records):
+    tree = run(tmp_path / "out", records[:1], rec_type="bicubic", process_size=(128, 128))
+    with Image.open(tree.strip("a")) as strip:
+        assert strip.getpixel((5, strip.height - 1)) == COLOURS["enlarged"]
 
 
 def test_prompts_of_tiles_that_are_not_these_are_asked_for_again(tmp_path, records):

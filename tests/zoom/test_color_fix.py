@@ -82,3 +82,14 @@ def test_pictures_too_large_for_floats_are_fixed_tile_by_tile_alike(method, monk
         assert np.abs(np.asarray(shrunk).astype(int) - np.asarray(crop)).max() <= BACKPROJECT_TOLERANCE + 1
     else:
         assert np.abs(whole - by_tiles).max() <= 1
+
+
+def test_tiles_that_would_begin_close_to_each_other_make_no_error(crop):
+    noise = np.random.default_rng(1).normal(0, 2, (260, 300, 3)).cumsum(axis=0) + 120
+    large = Image.fromarray(noise.clip(0, 255).astype(np.uint8))
+    sr_input = enlarge(large, (1200, 1040))
+    grain = np.random.default_rng(2).normal(10, 9, (1040, 1200, 3))
+    output = Image.fromarray((np.asarray(sr_input) + grain).clip(0, 255).astype(np.uint8))
+    whole = np.asarray(fix_colors("wavelet", output, sr_input, large)).astype(int)
+    tiled = np.asarray(fix_colors_of_whole("wavelet", output, sr_input, large)).astype(int)
+    assert np.abs(whole - tiled).max() <= 1
