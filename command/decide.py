@@ -10,12 +10,13 @@ from typing import Any
 from checkpoints.hub import SD3_NAME, VLM_NAME
 from checkpoints.places import DAPE, QUANTIZED, RAM, SR_LORA, SR_VAE
 from command.arguments import underscored
-from command.look import decide_tile_prompts, decide_where
+from command.look import decide_texture, decide_tile_prompts, decide_where
 from command.options import MAX_NEW_TOKENS, build_parser
 from errors import InputError
 from results.limits import LONGEST_PROMPT, MAX_PIXELS
 from zoom.settings import (
     MOST_STEPS,
+    RECURSIVE_KINDS,
     RESIZE_KINDS,
     SMALLEST_STATE,
     ChainSettings,
@@ -46,7 +47,7 @@ NETWORK_OPTIONS = {
     "device": "auto",
     "mixed_precision": "auto",
     "efficient_memory": False,
-    "align_method": ChainSettings().align_method,
+    "align_method": None,
     "prompt": "",
     "prompts_file": None,
 }
@@ -163,6 +164,7 @@ def decide(options: argparse.Namespace) -> None:
         raise InputError(f"--vlm_lora_path {options.vlm_lora_path}: no such folder")
     decide_where(options)
     decide_tile_prompts(options, uses_sd3)
+    decide_texture(options, options.rec_type in RECURSIVE_KINDS)
 
 
 def _decide_backbone(options: argparse.Namespace) -> None:

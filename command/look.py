@@ -3,7 +3,7 @@
 import argparse
 
 from errors import InputError
-from zoom.settings import MOST_SPOTS, ChainSettings
+from zoom.settings import MOST_SPOTS, TEXTURE, ChainSettings
 
 WHERE = ("center", "regions", "find_detail")  # three ways to say what is zoomed into
 
@@ -45,6 +45,29 @@ def decide_where(options: argparse.Namespace) -> None:
             raise InputError(f"--{name}: --full_image cuts no windows out; leave one of the two out")
     if options.batch_size > 1:
         raise InputError("--batch_size: --full_image takes one picture at a time; leave one of the two out")
+
+
+def decide_texture(options: argparse.Namespace, recursive: bool) -> None:
+    """Say how much texture is added, and what holds the colours.
+
+    Args:
+        options: with the backbone decided.
+        recursive: whether steps enlarge windows of states that a network made.
+
+    Raises:
+        InputError: it is out of range, or there is nothing to add it to.
+    """
+    if options.texture is not None and not 0 <= options.texture <= 1:
+        raise InputError(f"--texture {options.texture:g}: must be from 0 to 1")
+    can_have = recursive and not options.full_image
+    if options.texture and not can_have:
+        raise InputError(
+            "--texture only goes with --rec_type recursive and recursive_multiscale, and windows"
+        )
+    if options.texture is None:
+        options.texture = TEXTURE if can_have and options.backbone != "sd3" else 0.0
+    if options.align_method is None:
+        options.align_method = "lowfreq" if options.texture else "nofix"
 
 
 def decide_tile_prompts(options: argparse.Namespace, uses_sd3: bool) -> None:

@@ -14,6 +14,7 @@ from zoom.settings import (
     MOST_STEPS,
     SMALLEST_STATE,
     SOURCES,
+    TEXTURE,
     TILE_PROMPTS,
     ChainSettings,
     Tiles,
@@ -118,12 +119,20 @@ def _the_chain(parser: argparse.ArgumentParser) -> None:
         help=f"side of a state in pixels, or WxH; multiples of 16 from {SMALLEST_STATE} (default: 512)",
     )
     add(
+        "--texture",
+        type=float,
+        metavar="T",
+        help="0 to 1: grain in each crop that the network turns into material, as much as the states before "
+        f"had at the place; for networks that only copy what is there (default: {TEXTURE}; 0 with SD3, which "
+        "makes its own)",
+    )
+    add(
         "--align_method",
         choices=ALIGN_METHODS,
-        default=CHAIN.align_method,
-        help="colour correction against the SR input: adain where colours drift as a whole; wavelet where "
-        "they drift in places; backproject makes each state, shrunk, equal its crop to 1 grey level: for "
-        "faithful colours over one or two steps, deeper it also carries the crop's noise on",
+        help="colour correction against the SR input (default: lowfreq with --texture, else nofix): lowfreq "
+        "holds the coarse colours, and leaves all that is finer; adain where colours drift as a whole; "
+        "wavelet where they drift in places; backproject makes each state, shrunk, equal its crop to 1 grey "
+        "level: for faithful colours over one or two steps, deeper it also carries the crop's noise on",
     )
     add("--seed", type=int, default=CHAIN.seed, metavar="N", help="all noise derives from it")
 

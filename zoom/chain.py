@@ -6,6 +6,7 @@ that a big model moves once a scale and not once a picture.
 
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from PIL import Image
 
@@ -14,14 +15,15 @@ from machine.stage_times import StageTimes
 from results.output_tree import OutputTree
 from results.prompts_file import FixedPrompts
 from results.run_report import PictureRecord, StepRecord
-from zoom.asking import Asker, AtStep, share_seconds
+from zoom.asking import Asker, AtStep, noise_seed, share_seconds
 from zoom.color_fix import fix_colors, fix_colors_of_whole
 from zoom.isolate import failing_alone, isolating_failures
 from zoom.measure import consistency, texture
-from zoom.protocols import PromptExtractor, SRBackbone
+from zoom.protocols import PromptExtractor, SRBackbone, StepInput
 from zoom.settings import ChainSettings
 from zoom.state_files import InHand, StateFiles
 from zoom.states import enlarge, shrunk_to, step_input
+from zoom.texture import add_texture
 from zoom.window import Window
 
 
@@ -132,6 +134,8 @@ class Chain:
         record = one.record.steps[step - 1]
         record.texture = texture(state)
         record.consistency = None if crop is None else consistency(state, crop)
+        if self.settings.texture:
+            one.remember(state, step)
         self.files.save(one.record, step, state)
         if not self.settings.from_first_state:
             one.state = state
@@ -149,13 +153,25 @@ class Chain:
         with self.times.stage("chain.save"), failing_alone(one.record):
             self._made(one, step, state, None if real else crop)
 
+    def _textured(self, one: AtStep) -> StepInput:
+        """Return what the backbone gets: with grain in it, but where it sees a photograph."""
+        seen, record = one.input, one.record
+        if not self.settings.texture or seen.first:
+            return seen
+        with self.times.stage("chain.texture"):
+            view = one.picture.route.steps[record.step - 1].view
+            # not the spot's: neighbouring windows show one surface
+            seed = noise_seed(self.settings.seed, Path(one.of.file).name, record.step)
+            crop = add_texture(seen.crop, view, one.picture.ancestors, seed, self.settings.texture)
+            return step_input(crop, record.size, seen.parent)
+
     def _super_resolve(self, pictures: Sequence[AtStep]) -> Iterator[PictureRecord]:
         """Make the state of every picture; yield each picture that has come on."""
 
         def enlarge_all(batch: Sequence[AtStep]) -> Iterator[Image.Image | PictureError]:
             assert self.backbone is not None
             yield from self.backbone(
-                [one.input for one in batch],
+                [self._textured(one) for one in batch],
                 [one.prompts for one in batch],
                 [one.record.seed or 0 for one in batch],
             )

@@ -1,7 +1,7 @@
 """Colour correction of an SR output against its SR input.
 
 `adain` and `wavelet` are StableSR's (arXiv 2305.07015) as the published Chain-of-Zoom code uses them;
-`backproject` is iterative back-projection (Irani and Peleg, 1991).
+`backproject` is iterative back-projection (Irani and Peleg, 1991), `lowfreq` one round of it of the coarse.
 """
 
 import numpy as np
@@ -15,6 +15,7 @@ BACKPROJECT_TOLERANCE = 1.0
 BACKPROJECT_ROUNDS = 30
 
 WAVELET_LEVELS = 5
+COARSE = 3  # pixels of the crop, standard deviation of the Gaussian
 # the published code works in [0, 1] and adds 1e-5 to the (unbiased) variance
 ADAIN_EPSILON = 1e-5 * 255**2
 
@@ -27,7 +28,7 @@ def fix_colors(method: str, output: Image.Image, sr_input: Image.Image, crop: Im
     """Correct the colours of `output`.
 
     Args:
-        method: ``nofix``, ``adain``, ``wavelet`` or ``backproject``.
+        method: one of `zoom.settings.ALIGN_METHODS`.
         output: what the SR backbone made, RGB.
         sr_input: the crop enlarged with BICUBIC, RGB, of the output's size.
         crop: the crop in its own pixels, RGB.
@@ -39,6 +40,8 @@ def fix_colors(method: str, output: Image.Image, sr_input: Image.Image, crop: Im
         return output
     if method == "backproject":
         return to_image(backproject(_to_array(output), _to_array(crop)))
+    if method == "lowfreq":
+        return to_image(lowfreq(_to_array(output), _to_array(crop)))
     fix = {"adain": adain, "wavelet": wavelet}[method]
     return to_image(fix(_to_array(output), _to_array(sr_input)))
 
@@ -160,6 +163,23 @@ def backproject(output: np.ndarray, crop: np.ndarray) -> np.ndarray:
             break
         output = np.clip(output + _resize(missing, width, height), 0, 255)
     return output
+
+
+def lowfreq(output: np.ndarray, crop: np.ndarray) -> np.ndarray:
+    """Make the coarse frequencies of `output`, shrunk to the crop's size, equal the crop's.
+
+    Args:
+        output: (H, W, 3) float32 in [0, 255].
+        crop: (h, w, 3) float32 in [0, 255], smaller.
+
+    Returns:
+        (H, W, 3) float32, not clipped. What is finer than `COARSE` pixels of the crop is the output's own.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    missing = crop - _resize(output, crop.shape[1], crop.shape[0])
+    coarse = gaussian_filter(missing, (COARSE, COARSE, 0), mode="nearest")
+    return output + _resize(coarse, output.shape[1], output.shape[0])
 
 
 def _resize(image: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from errors import InputError
 
 RESIZE_KINDS = ("nearest", "bicubic")
-KINDS = (*RESIZE_KINDS, "onestep", "recursive", "recursive_multiscale")
+RECURSIVE_KINDS = ("recursive", "recursive_multiscale")
+KINDS = (*RESIZE_KINDS, "onestep", *RECURSIVE_KINDS)
 SOURCES = ("native", "shrunk")
 TILE_PROMPTS = ("tile", "picture")
-ALIGN_METHODS = ("nofix", "adain", "wavelet", "backproject")
+ALIGN_METHODS = ("nofix", "adain", "wavelet", "backproject", "lowfreq")
+TEXTURE = 0.5  # of networks that only copy what is there
 MOST_STEPS = 100
 MOST_SPOTS = 100  # of a picture, that are found by themselves
 SMALLEST_STATE = 64  # pixels a side
@@ -35,6 +37,7 @@ class ChainSettings:
         full_image: every step enlarges the whole picture; nothing is cut out, and ``process_size`` is not
             the states' but that of the strip's cells.
         tile_prompts: one of `TILE_PROMPTS`: with ``full_image``, what a prompt is about.
+        texture: 0 to 1, see `zoom.texture`; 0 for networks that make their own.
         align_method: one of `ALIGN_METHODS`, see `zoom.color_fix.fix_colors`.
         prompt: the user's words.
         seed: all noise derives from it, the names of the file and of the spot, and the step.
@@ -49,6 +52,7 @@ class ChainSettings:
     box: tuple[float, float, float, float] | None = None
     full_image: bool = False
     tile_prompts: str = "picture"
+    texture: float = 0.0
     align_method: str = "nofix"
     prompt: str = ""
     seed: int = 42

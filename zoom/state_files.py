@@ -20,6 +20,7 @@ from zoom.measure import texture
 from zoom.settings import ChainSettings
 from zoom.states import cut_from_picture, first_state
 from zoom.strip import BAR, strip
+from zoom.texture import Ancestor, look_at
 from zoom.window import Route, Window, check_steps, plan_route
 
 log = logging.getLogger(__name__)
@@ -31,13 +32,22 @@ class InHand:
 
     Attributes:
         record: the picture's.
+        route: the picture's.
         state: that the next step looks at.
         cuts: windows of the picture itself, by the number of the step that looks at them.
+        ancestors: what is remembered of the states from 0 on, where texture is added.
     """
 
     record: PictureRecord
+    route: Route
     state: Image.Image
     cuts: dict[int, Image.Image] = field(default_factory=dict)
+    ancestors: list[Ancestor] = field(default_factory=list)
+
+    def remember(self, state: Image.Image, step: int) -> None:
+        """Take a state among the ancestors; all before it are there."""
+        view = self.route.steps[step - 1].view if step else self.route.view
+        self.ancestors.append(look_at(state, view))
 
 
 @dataclass(frozen=True)
@@ -105,7 +115,10 @@ class StateFiles:
                 self.tree.write(encoded, place)
         if not picture.spot:
             self._first = None
-        return self._in_hand(picture, state, route, read.image)
+        in_hand = InHand(picture, route, state)
+        self._remember(in_hand, state, 0)
+        self._cut(in_hand, read.image)
+        return in_hand
 
     def _go_on(self, picture: PictureRecord) -> InHand | None:
         """Keep the steps of an earlier run up to the first whose state is not good; None where none is.
@@ -126,20 +139,28 @@ class StateFiles:
         state = self._good_state(picture, 0, route.first) if as_planned else None
         if state is None:
             return None
+        in_hand = InHand(picture, route, state)
+        self._remember(in_hand, state, 0)
         for record in picture.steps:
             made = self._good_state(picture, record.step, Window(0, 0, *record.size)) if record.done else None
             if made is None:
                 record.done = False
                 picture.steps[record.step :] = planned[record.step :]
                 break
+            self._remember(in_hand, made, record.step)
             if not self.settings.from_first_state:
-                state = made
+                in_hand.state = made
         if not any(step.window_of is None and not step.done for step in picture.steps):
-            return InHand(picture, state)
+            return in_hand
         read = self._read_picture(picture)
         if (read.sha256, read.image.size) != (picture.sha256, picture.size):  # not what the report says
             return None
-        return self._in_hand(picture, state, route, read.image)
+        self._cut(in_hand, read.image)
+        return in_hand
+
+    def _remember(self, in_hand: InHand, state: Image.Image, step: int) -> None:
+        if self.settings.texture:
+            in_hand.remember(state, step)
 
     def _planned(self, route: Route) -> list[StepRecord]:
         return [
@@ -155,16 +176,13 @@ class StateFiles:
             for number, step in enumerate(route.steps, start=1)
         ]
 
-    def _in_hand(
-        self, picture: PictureRecord, state: Image.Image, route: Route, image: Image.Image
-    ) -> InHand:
+    def _cut(self, in_hand: InHand, image: Image.Image) -> None:
         """Cut the windows out of the picture at once, so that it need not wait in memory itself."""
-        cuts = {
+        in_hand.cuts = {
             record.step: cut_from_picture(image, step)
-            for record, step in zip(picture.steps, route.steps, strict=True)
+            for record, step in zip(in_hand.record.steps, in_hand.route.steps, strict=True)
             if step.window_of is None and not record.done
         }
-        return InHand(picture, state, cuts)
 
     def _read_picture(self, picture: PictureRecord) -> _Read:
         """Read a picture, or take the one that was read last: spots of a picture follow each other."""

@@ -518,3 +518,49 @@ def test_only_the_first_network_of_a_chain_is_told_that_it_sees_a_photograph(tmp
     run(tmp_path / "out", records[:2], Listening(), group_size=2, rec_num=3)
     assert [step.made for step in records[1].steps] == ["real", "enlarged", "invented"]
     assert told == [[True], [False, True], [False, False]]
+
+
+# Texture
+
+
+class Faithful(Noise):
+    """Only resizes, as a network that copies what is there."""
+
+    def __call__(self, inputs, prompts, seeds):
+        self.calls.append(len(inputs))
+        yield from (one.sr_input for one in inputs)
+
+
+def rough(record) -> None:
+    values = np.random.default_rng(5).normal(128, 30, (64, 64, 3))
+    Image.fromarray(values.clip(0, 255).astype(np.uint8)).save(record.file)
+
+
+def test_texture_goes_into_what_the_backbone_gets_from_its_second_step_on(tmp_path, records):
+    rough(records[0])
+    plain = run(tmp_path / "plain", records[:1], Faithful(), rec_num=3)
+    flat = [np.asarray(Image.open(plain.state("a", k))) for k in range(4)]
+    records[0].steps.clear()
+    records[0].status = "pending"
+    textured = run(tmp_path / "textured", records[:1], Faithful(), rec_num=3, texture=1.0)
+    states_ = [np.asarray(Image.open(textured.state("a", k))) for k in range(4)]
+    assert np.array_equal(flat[0], states_[0])
+    assert np.array_equal(flat[1], states_[1]), "a photograph has its own"
+    assert not np.array_equal(flat[2], states_[2])
+    with (
+        Image.open(textured.sr_input("a", 2, False)) as seen,
+        Image.open(plain.sr_input("a", 2, False)) as before,
+    ):
+        assert np.array_equal(np.asarray(seen), np.asarray(before)), "the extractor sees none of it"
+
+
+def test_a_textured_chain_that_was_interrupted_goes_on_to_the_same_pixels(tmp_path, records):
+    rough(records[0])
+    tree = run(tmp_path / "out", records[:1], Faithful(), rec_num=3, texture=1.0)
+    before = [tree.state("a", k).read_bytes() for k in range(4)]
+    for kept in (0, 1, 2):
+        records[0].status = "started"
+        for step in records[0].steps[kept:]:
+            step.done = False
+        run(tmp_path / "out", records[:1], Faithful(), rec_num=3, texture=1.0)
+        assert [tree.state("a", k).read_bytes() for k in range(4)] == before

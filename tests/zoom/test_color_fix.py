@@ -50,6 +50,18 @@ def test_a_picture_fixed_against_itself_does_not_change(sr_input):
     assert np.allclose(adain(values, values), values, atol=1e-3)
 
 
+def test_lowfreq_holds_the_coarse_colours_and_leaves_what_is_finer(crop, sr_input):
+    grain = np.random.default_rng(3).normal(0, 6, (128, 128, 3))
+    drifted = Image.fromarray((np.asarray(sr_input) * 0.9 + 15 + grain).clip(0, 255).astype(np.uint8))
+    fixed = np.asarray(fix_colors("lowfreq", drifted, sr_input, crop)).astype(float)
+    assert np.abs(fixed.mean(axis=(0, 1)) - np.asarray(crop).mean(axis=(0, 1))).max() < 0.5
+    fine = [
+        one - np.asarray(Image.fromarray(one.astype(np.uint8)).reduce(8).resize((128, 128)))
+        for one in (fixed, np.asarray(drifted).astype(float))
+    ]
+    assert fine[0].std() == pytest.approx(fine[1].std(), rel=0.1)
+
+
 def test_backproject_makes_the_shrunk_output_equal_the_crop(output, sr_input, crop):
     fixed = fix_colors("backproject", output, sr_input, crop)
     shrunk = np.asarray(fixed.resize(crop.size, Image.Resampling.BICUBIC), int)
@@ -64,7 +76,7 @@ def test_backproject_ends_also_where_colours_cannot_be_reached(sr_input):
     assert fixed.min() > 150
 
 
-@pytest.mark.parametrize("method", ["nofix", "adain", "wavelet", "backproject"])
+@pytest.mark.parametrize("method", ["nofix", "adain", "wavelet", "lowfreq", "backproject"])
 def test_pictures_too_large_for_floats_are_fixed_tile_by_tile_alike(method, monkeypatch):
     monkeypatch.setattr(color_fix, "TILE", 256)
     monkeypatch.setattr(color_fix, "OVERLAP", 192)
