@@ -80,7 +80,7 @@ def test_help_shows_the_defaults(command):
     done = command("inference_coz", "--help")
     assert done.code == 0
     words = " ".join(done.out.split())
-    for default in ("recursive_multiscale", "inference_results", "512", "nofix", "42", "auto"):
+    for default in ("recursive_multiscale", "inference_results", "512", "native", "42", "auto"):
         assert f"(default: {default})" in words
 
 
