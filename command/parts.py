@@ -16,9 +16,8 @@ from machine.machine import Machine
 from machine.stage_times import StageTimes
 
 if TYPE_CHECKING:
-    from plain_sr.any_file import CheckedNetwork
-
     from int8.find_parts import QuantizedParts
+    from plain_sr.any_file import CheckedNetwork
     from prompts.vlm_files import VlmFiles
     from ram.files import RamFiles
     from sd3.checkpoint import SD3Checkpoint
