@@ -61,9 +61,7 @@ def decide_texture(options: argparse.Namespace, recursive: bool) -> None:
         raise InputError(f"--texture {options.texture:g}: must be from 0 to 1")
     can_have = recursive and not options.full_image
     if options.texture and not can_have:
-        raise InputError(
-            "--texture only goes with --rec_type recursive and recursive_multiscale, and windows"
-        )
+        raise InputError("--texture only goes with --rec_type recursive and recursive_multiscale")
     if options.texture is None:
         options.texture = TEXTURE if can_have and options.backbone != "sd3" else 0.0
     if options.align_method is None:

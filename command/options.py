@@ -124,7 +124,7 @@ def _the_chain(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="0 to 1: grain in each crop that the network turns into material, as much as the states before "
         f"had at the place; for networks that only copy what is there (default: {TEXTURE}; 0 with SD3, which "
-        "makes its own)",
+        "makes its own, with --full_image and with kinds that are not recursive)",
     )
     add(
         "--align_method",
@@ -145,7 +145,7 @@ def _where(parser: argparse.ArgumentParser) -> None:
         type=float,
         nargs=2,
         metavar=("X", "Y"),
-        help="the point to zoom into, as fractions of the picture as it is seen (default: 0.5 0.5)",
+        help="the point to zoom into, as fractions of the picture as it is seen (default: the middle)",
     )
     add(
         "--box",

@@ -67,7 +67,7 @@ class StepRecord:
         prompt: what steered the backbone, whole; null until somebody was asked, and where nobody is.
         extracted, extractor, raw, note: see `zoom.protocols.Prompt`.
         tiles: the prompts, where parts of the picture have their own.
-        seed: of the step's noise; null for kinds that only resize.
+        seed: of the step's noise; null where it only resizes.
         consistency: of the state with its crop, see `zoom.measure.consistency`; null where it is real.
         texture: of the state, see `zoom.measure.texture`.
         seconds: by stage: prompt, sr, save; of a batch, its share.

@@ -21,7 +21,7 @@ ADAIN_EPSILON = 1e-5 * 255**2
 
 # Pixels a side, and shared by neighbours: the wavelets of a pixel reach 31 pixels far.
 TILE, OVERLAP = 1024, 256
-LEAST_SHARED = 8  # pixels of the crop: each round of back-projection reaches four
+LEAST_SHARED = 16  # pixels of the crop: lowfreq's Gaussian reaches 12, a round of back-projection four
 
 
 def fix_colors(method: str, output: Image.Image, sr_input: Image.Image, crop: Image.Image) -> Image.Image:
@@ -166,7 +166,7 @@ def backproject(output: np.ndarray, crop: np.ndarray) -> np.ndarray:
 
 
 def lowfreq(output: np.ndarray, crop: np.ndarray) -> np.ndarray:
-    """Make the coarse frequencies of `output`, shrunk to the crop's size, equal the crop's.
+    """Bring the coarse frequencies of `output`, shrunk to the crop's size, close to the crop's.
 
     Args:
         output: (H, W, 3) float32 in [0, 255].

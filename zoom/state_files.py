@@ -226,7 +226,6 @@ class StateFiles:
             log.info("%s: done", picture.label)
 
     def _states(self, picture: PictureRecord) -> Iterator[Image.Image]:
-        size = None
         for number in range(len(picture.steps) + 1):
             file = self.tree.state(picture.name, number)
             size = picture.steps[number - 1].size if number else self._first_size(picture)

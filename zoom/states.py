@@ -40,7 +40,7 @@ def step_input(crop: Image, size: Size, parent: Image | None = None, first: bool
     """Make a step's input of its crop.
 
     The one place where the BICUBIC SR input is made: what the extractor sees, what is saved and what a
-    backbone repaints are the same picture.
+    backbone repaints are the same picture, but for the grain that `zoom.texture` adds for the backbone.
 
     Args:
         crop: RGB.

@@ -7,7 +7,7 @@ which kind, is taken from the states before. Half of it is 1/f noise; the rest i
 the ancestors (Galerne, Gousseau and Morel 2011), which keeps their direction: hair stays hair.
 
 The noise is anchored in the picture's own coordinates and derived from seed, name and step alone: a
-neighbouring window shows the same surface.
+neighbouring window shows the same surface, as far as its ancestors had the same texture.
 """
 
 import math
@@ -86,7 +86,7 @@ def add_texture(
     Args:
         crop: RGB.
         view: what it shows of the picture.
-        ancestors: of the states before, from state 0 on.
+        ancestors: of the states before, from state 0 on; at least two.
         seed: of this picture and step.
         strength: 0 to 1.
 
