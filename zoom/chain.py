@@ -103,7 +103,7 @@ class Chain:
                 yield picture, step
         for one in group:
             if not one.record.failed:
-                self.files.finish(one.record)
+                self.files.finish(one)
                 yield one.record, self.settings.rec_num
 
     def _crop(self, one: InHand, record: StepRecord) -> Image.Image:
@@ -134,8 +134,7 @@ class Chain:
         record = one.record.steps[step - 1]
         record.texture = texture(state)
         record.consistency = None if crop is None else consistency(state, crop)
-        if self.settings.texture:
-            one.remember(state, step)
+        self.files.remember(one, state, step)
         self.files.save(one.record, step, state)
         if not self.settings.from_first_state:
             one.state = state

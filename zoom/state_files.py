@@ -21,7 +21,7 @@ from zoom.settings import ChainSettings
 from zoom.states import cut_from_picture, first_state
 from zoom.strip import BAR, strip
 from zoom.texture import Ancestor, look_at
-from zoom.window import Route, Window, check_steps, plan_route
+from zoom.window import Route, Size, check_steps, plan_route
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +43,6 @@ class InHand:
     state: Image.Image
     cuts: dict[int, Image.Image] = field(default_factory=dict)
     ancestors: list[Ancestor] = field(default_factory=list)
-
-    def remember(self, state: Image.Image, step: int) -> None:
-        """Take a state among the ancestors; all before it are there."""
-        view = self.route.steps[step - 1].view if step else self.route.view
-        self.ancestors.append(look_at(state, view))
 
 
 @dataclass(frozen=True)
@@ -116,7 +111,7 @@ class StateFiles:
         if not picture.spot:
             self._first = None
         in_hand = InHand(picture, route, state)
-        self._remember(in_hand, state, 0)
+        self.remember(in_hand, state, 0)
         self._cut(in_hand, read.image)
         return in_hand
 
@@ -136,18 +131,18 @@ class StateFiles:
             return None
         planned = self._planned(route)
         as_planned = [step.plan for step in picture.steps] == [step.plan for step in planned]
-        state = self._good_state(picture, 0, route.first) if as_planned else None
+        state = self._good_state(picture, 0, route.size) if as_planned else None
         if state is None:
             return None
         in_hand = InHand(picture, route, state)
-        self._remember(in_hand, state, 0)
+        self.remember(in_hand, state, 0)
         for record in picture.steps:
-            made = self._good_state(picture, record.step, Window(0, 0, *record.size)) if record.done else None
+            made = self._good_state(picture, record.step, record.size) if record.done else None
             if made is None:
                 record.done = False
                 picture.steps[record.step :] = planned[record.step :]
                 break
-            self._remember(in_hand, made, record.step)
+            self.remember(in_hand, made, record.step)
             if not self.settings.from_first_state:
                 in_hand.state = made
         if not any(step.window_of is None and not step.done for step in picture.steps):
@@ -158,9 +153,12 @@ class StateFiles:
         self._cut(in_hand, read.image)
         return in_hand
 
-    def _remember(self, in_hand: InHand, state: Image.Image, step: int) -> None:
+    def remember(self, in_hand: InHand, state: Image.Image, step: int) -> None:
+        """Take a state among the ancestors, where texture is added; all before it are there."""
         if self.settings.texture:
-            in_hand.remember(state, step)
+            route = in_hand.route
+            view = route.steps[step - 1].view if step else route.view
+            in_hand.ancestors.append(look_at(state, view))
 
     def _planned(self, route: Route) -> list[StepRecord]:
         return [
@@ -195,11 +193,11 @@ class StateFiles:
             self._read = None
         return read
 
-    def _good_state(self, picture: PictureRecord, step: int, window: Window) -> Image.Image | None:
+    def _good_state(self, picture: PictureRecord, step: int, size: Size) -> Image.Image | None:
         if not self.tree.per_scale(picture.name, step).exists():
             return None
         with self.times.stage("chain.read"):
-            return read_state(self.tree.state(picture.name, step), (window.width, window.height))
+            return read_state(self.tree.state(picture.name, step), size)
 
     def save(self, picture: PictureRecord, step: int, state: Image.Image) -> None:
         """Write a state to both its places.
@@ -212,11 +210,12 @@ class StateFiles:
             state, self.tree.per_scale(picture.name, step), self.tree.state(picture.name, step)
         )
 
-    def finish(self, picture: PictureRecord) -> None:
+    def finish(self, in_hand: InHand) -> None:
         """Lay the states side by side, which completes the picture: every state is on the disk."""
+        picture, route = in_hand.record, in_hand.route
         with self.times.stage("chain.save"), failing_alone(picture):
-            made = [self._made_of_first(picture), *(step.made for step in picture.steps)]
-            laid_out = strip(self._states(picture), made, self.settings.process_size)
+            made = [route.made, *(step.made for step in route.steps)]
+            laid_out = strip(self._states(picture, route), made, self.settings.process_size)
             if self.settings.source == "shrunk":  # as published, without a mark
                 laid_out = laid_out.crop((0, 0, laid_out.width, laid_out.height - BAR))
             self.tree.write_image(
@@ -225,21 +224,10 @@ class StateFiles:
             picture.status = "done"
             log.info("%s: done", picture.label)
 
-    def _states(self, picture: PictureRecord) -> Iterator[Image.Image]:
-        for number in range(len(picture.steps) + 1):
+    def _states(self, picture: PictureRecord, route: Route) -> Iterator[Image.Image]:
+        for number, size in enumerate([route.size, *(step.size for step in route.steps)]):
             file = self.tree.state(picture.name, number)
-            size = picture.steps[number - 1].size if number else self._first_size(picture)
             state = read_state(file, size)
             if state is None:
                 raise PictureError(f"state {number} is gone or damaged: {file}")
             yield state
-
-    def _made_of_first(self, picture: PictureRecord) -> str:
-        assert picture.view is not None
-        width, height = self._first_size(picture)
-        return "real" if picture.view[2] >= width and picture.view[3] >= height else "enlarged"
-
-    def _first_size(self, picture: PictureRecord) -> tuple[int, int]:
-        assert picture.size is not None
-        first = plan_route(self.settings, picture.size, picture.center).first
-        return first.width, first.height

@@ -5,29 +5,15 @@ its memory is bounded by one row of tiles, whatever the picture's height.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from zoom.window import Window
+
 # of the Gaussian, in units of a tile's side: at a tile's edge it is 4e-6 of what it is in the middle
 VARIANCE = 0.01
 AHEAD = 1 / 8  # of a tile's side
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A part of a picture, in its pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-    @property
-    def box(self) -> tuple[int, int, int, int]:
-        """Left, top, right, bottom, as Pillow wants them."""
-        return self.left, self.top, self.left + self.width, self.top + self.height
 
 
 def tile_starts(length: int, size: int, overlap: int) -> list[int]:
@@ -53,7 +39,7 @@ def good_size(height: int, width: int, most: int, overlap: int, multiple: int = 
     return next(good, None) or max(sizes, key=least_step)
 
 
-def tile_grid(height: int, width: int, size: int, overlap: int) -> list[Tile]:
+def tile_grid(height: int, width: int, size: int, overlap: int) -> list[Window]:
     """Return the tiles of a picture, row by row, all of one size.
 
     Args:
@@ -62,7 +48,7 @@ def tile_grid(height: int, width: int, size: int, overlap: int) -> list[Tile]:
         overlap: least that neighbours share, below ``size``.
     """
     return [
-        Tile(top, left, min(size, height), min(size, width))
+        Window(left, top, min(size, width), min(size, height))
         for top in tile_starts(height, size, overlap)
         for left in tile_starts(width, size, overlap)
     ]

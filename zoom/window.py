@@ -46,6 +46,11 @@ class View:
     width: Fraction
     height: Fraction
 
+    @classmethod
+    def of(cls, window: Window) -> "View":
+        """Return what a window of the picture itself shows."""
+        return cls(*map(Fraction, (window.left, window.top, window.width, window.height)))
+
     def part(self, window: Window, size: Size) -> "View":
         """Return what a window shows of a state of `size` that shows this."""
         across, down = self.width / size[0], self.height / size[1]
@@ -104,6 +109,17 @@ class Route:
     view: View
     steps: tuple[StepPlan, ...]
 
+    @property
+    def size(self) -> Size:
+        """Width and height of state 0."""
+        return self.first.width, self.first.height
+
+    @property
+    def made(self) -> str:
+        """How state 0 comes about: one of `results.run_report.MADE`."""
+        real = self.view.width >= self.first.width and self.view.height >= self.first.height
+        return "real" if real else "enlarged"
+
 
 def check_steps(settings: ChainSettings) -> None:
     """See that no step looks at less than a pixel.
@@ -143,7 +159,7 @@ def plan_route(settings: ChainSettings, size: Size, center: tuple[float, float] 
     center = center or settings.center
     point = None if center is None else (Fraction(center[0]) * size[0], Fraction(center[1]) * size[1])
     resized = _covering(cut, settings.process_size)
-    whole = View(*map(Fraction, (cut.left, cut.top, cut.width, cut.height)))
+    whole = View.of(cut)
     first = _place(resized, settings.process_size, whole, point)
     view = whole.part(first, resized)
     return Route(cut, resized, first, view, tuple(_steps(settings, view, point)))
@@ -226,7 +242,7 @@ def _steps(settings: ChainSettings, view: View, point: Point | None) -> Iterator
         holds_enough = pixels[0] >= quarter[0] and pixels[1] >= quarter[1]
         if has_more and (holds_enough or settings.from_first_state):
             window = _inside(seen, pixels, point)
-            before = View(*map(Fraction, (window.left, window.top, window.width, window.height)))
+            before = View.of(window)
             real = window.width >= state[0] and window.height >= state[1]
             yield StepPlan(
                 None, window, state, before, "real" if real else "enlarged" if holds_enough else "invented"
@@ -242,7 +258,7 @@ def _inside(view: View, pixels: Size, point: Point | None) -> Window:
     """Return the window of whole pixels of the picture that is nearest to a point, inside of a view."""
     left, top = math.ceil(view.left), math.ceil(view.top)
     size = math.floor(view.left + view.width) - left, math.floor(view.top + view.height) - top
-    around = View(*map(Fraction, (left, top, *size)))
+    around = View.of(Window(left, top, *size))
     window = _place(size, pixels, around, point or view.middle)
     return Window(left + window.left, top + window.top, *pixels)
 
@@ -259,7 +275,7 @@ def _route_of_the_whole(settings: ChainSettings, cut: Window) -> Route:
             f"is too small: {size[0]}x{size[1]} pixels, and --full_image wants {SMALLEST_WHOLE}"
         )
     _refuse_too_large(settings, size[0] * size[1])
-    view = View(*map(Fraction, (cut.left, cut.top, *size)))
+    view = View.of(cut)
     sizes = [
         (size[0] * settings.upscale**k, size[1] * settings.upscale**k) for k in range(settings.rec_num + 1)
     ]

@@ -5,14 +5,14 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from errors import InputError, PictureError
 from zoom.settings import KINDS, ChainSettings
 from zoom.states import cut_from_picture, enlarge, first_state, shrunk_to
-from zoom.window import Window, check_steps, plan_route
+from zoom.window import View, Window, check_steps, plan_route
 
 SQUARE = ChainSettings(process_size=(512, 512))
 
@@ -168,6 +168,11 @@ def test_a_window_that_a_network_enlarges_is_cut_out_pixel_by_pixel():
 
 # Anywhere
 
+
+def views_of(route) -> list[View]:
+    return [route.view, *(step.view for step in route.steps)]
+
+
 fractions = st.floats(0, 1)
 SIDES = st.sampled_from([64, 80, 128, 192])
 
@@ -182,6 +187,7 @@ def zooms(draw):
         process_size=(draw(SIDES), draw(SIDES)),
         source=draw(st.sampled_from(["native", "shrunk"])),
     )
+    assume(min(chain.process_size) // chain.upscale**chain.rec_num >= 1)
     size = draw(st.integers(40, 2500)), draw(st.integers(40, 2500))
     return chain, size, (draw(fractions), draw(fractions))
 
@@ -190,10 +196,8 @@ def zooms(draw):
 @given(zooms())
 def test_every_window_lies_inside_what_it_is_cut_from_and_shows_what_its_view_says(zoom):
     chain, size, center = zoom
-    if min(chain.process_size) // chain.upscale**chain.rec_num < 1:
-        return
     route = plan_route(chain, size, center)
-    views = [route.view, *(step.view for step in route.steps)]
+    views = views_of(route)
     for number, step in enumerate(route.steps, start=1):
         limits = size if step.window_of is None else chain.process_size
         left, top, right, bottom = step.window.box
@@ -213,10 +217,8 @@ def test_every_window_lies_inside_what_it_is_cut_from_and_shows_what_its_view_sa
 def test_the_point_stays_in_the_middle_of_every_state_as_far_as_the_edges_allow(zoom):
     """Within half a pixel of what the window is cut from; where it is not, the window touches an edge."""
     chain, size, center = zoom
-    if min(chain.process_size) // chain.upscale**chain.rec_num < 1:
-        return
     route = plan_route(chain, size, center)
-    views = [route.view, *(step.view for step in route.steps)]
+    views = views_of(route)
     for axis in (0, 1):
         point = Fraction(center[axis]) * size[axis]
         for number, step in enumerate(route.steps, start=1):
@@ -252,8 +254,6 @@ def test_zoomed_with_nearest_the_asked_point_is_where_the_views_say_in_every_sta
     copied from has its middle at most half of its own size from there, and so on up to the picture.
     """
     chain, size, center = zoom
-    if min(chain.process_size) // chain.upscale**chain.rec_num < 1:
-        return
     picture = coordinates(*size)
     route = plan_route(chain, size, center)
     with pytest.MonkeyPatch.context() as patch:
@@ -266,10 +266,7 @@ def test_zoomed_with_nearest_the_asked_point_is_where_the_views_say_in_every_sta
                 cut = states[step.window_of].crop(step.window.box)
             states.append(enlarge(cut, step.size, Image.Resampling.NEAREST))
     for axis in (0, 1):
-        views = [
-            ((view.left, view.width), (view.top, view.height))[axis]
-            for view in (route.view, *(step.view for step in route.steps))
-        ]
+        views = [((view.left, view.width), (view.top, view.height))[axis] for view in views_of(route)]
         pixels = [extent / chain.process_size[axis] for _, extent in views]
         copied = [Fraction(1, 2)]  # from a pixel's middle to the middle of what it shows
         for step in route.steps:
