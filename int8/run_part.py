@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from errors import InputError
 from int8.find_parts import MODEL, QuantizedParts
 from machine.memory import Size, out_of_memory
+from machine.onnx_session import providers_of
 from sd3.spec import VAE_PARTS
 from zoom.settings import Tiles
 
@@ -81,14 +82,7 @@ class OnnxPart:
         """Open a session on the CUDA device where onnxruntime has its provider, else on the CPU."""
         import onnxruntime
 
-        providers: list[Any] = ["CPUExecutionProvider"]
-        if device.type == "cuda":
-            if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-                if hasattr(onnxruntime, "preload_dlls"):  # finds the CUDA libraries that torch brings
-                    onnxruntime.preload_dlls()
-                providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
-            else:
-                logger.warning("onnxruntime has no CUDA provider here (requirements-gpu.txt): CPU")
+        providers = providers_of(device)
         self.session: Any = onnxruntime.InferenceSession(
             str(folder / MODEL), _session_options(), providers=providers
         )

@@ -5,17 +5,16 @@ where its input is clean. Alone over a whole chain, the first turns to plastic a
 source's noise.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from errors import PictureError
 from machine.machine import Machine
 from machine.memory import Size
-from plain_sr.enlarging import Network, enlarge
+from plain_sr.enlarging import Network
+from plain_sr.plain_backbone import PlainBackbone
 from plain_sr.rrdbnet import REALSR, SCALE, X4PLUS, RRDBNet, Weights, place, read_file, read_network
 from zoom.protocols import StepInput
 
@@ -23,8 +22,10 @@ PARAMETERS = 16_697_987
 WORKING = 300 * 2**20  # bytes that a forward pass from 128 to 512 pixels takes (benchmarks/embedded.py)
 
 
-class EmbeddedBackbone:
+class EmbeddedBackbone(PlainBackbone):
     """Enlarge crops with the trained networks: x4plus what a camera saw, RealSR what a network made."""
+
+    component = "sr.embedded"
 
     def __init__(self, machine: Machine) -> None:
         """Check the packages and register both networks; nothing is loaded yet.
@@ -42,33 +43,16 @@ class EmbeddedBackbone:
         for weights in (X4PLUS, REALSR):  # the second is needed late: better to know now
             read_file(weights)
             machine.residency.add(weights.component, self._loader(weights), self.device, size)
-        self._cleaning, self._keeping = (
+        self._cleaning, self.network = (
             Network(SCALE, partial(self._forward, weights)) for weights in (X4PLUS, REALSR)
         )
 
     def _loader(self, weights: Weights) -> Callable[[torch.device], RRDBNet]:
         return lambda device: place(read_network(weights), device, self.dtype)
 
-    def __call__(
-        self, inputs: Sequence[StepInput], prompts: Sequence[Sequence[str]], seeds: Sequence[int]
-    ) -> Iterator[Image.Image | PictureError]:
-        """Enlarge RGB crops to the size of the SR inputs, as `plain_sr.enlarging.enlarge` does.
-
-        Args:
-            inputs: ``crop`` is what is enlarged.
-            prompts, seeds: not looked at: the networks know neither words nor noise.
-        """
-        return enlarge(
-            self.machine,
-            "sr.embedded",
-            inputs,
-            lambda one: self._cleaning if one.first else self._keeping,
-            second=self._keeping,
-        )
-
-    def prompt_tiles(self, size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
-        """Return the one part that prompts could steer, were there any: all of it."""
-        return [(0, 0, *size)]
+    def network_of(self, one: StepInput) -> Network:
+        """Return x4plus for what a camera saw, RealSR for what a network made."""
+        return self._cleaning if one.first else self.network
 
     def _forward(self, weights: Weights, x: Tensor) -> Tensor:
         """Run a network over (B, 3, H, W) in [0, 1]; the result is fp32 on the CPU."""

@@ -6,20 +6,18 @@ the network; this project reads the file, so that no code in it ever runs.
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL.Image import Image
-
 from checkpoints.gate import blaming
 from checkpoints.hashing import checkpoint_sha256
 from checkpoints.headers import TYPES, TensorInfo, safetensors_info, torch_file_info
-from errors import InputError, PictureError
+from errors import InputError
 from machine.machine import Machine
 from machine.memory import Size
-from zoom.protocols import StepInput
+from plain_sr.plain_backbone import PlainBackbone
 
 if TYPE_CHECKING:
     import torch
@@ -146,8 +144,10 @@ def _named_tensors(content: dict[Any, Any]) -> Iterator[tuple[str, TensorInfo]]:
                 waiting.append((str(key), one))
 
 
-class FileNetwork:
+class FileNetwork(PlainBackbone):
     """Enlarge crops with the network of a file."""
+
+    component = COMPONENT
 
     def __init__(self, checked: CheckedFile, machine: Machine) -> None:
         """Build the network once, to know what it is, and register it; it is loaded when its step comes.
@@ -219,23 +219,6 @@ class FileNetwork:
         described = read_described(self.checked.path)
         described.model.eval().requires_grad_(False)
         return described.to(device, self.dtype)
-
-    def __call__(
-        self, inputs: Sequence[StepInput], prompts: Sequence[Sequence[str]], seeds: Sequence[int]
-    ) -> Iterator[Image | PictureError]:
-        """Enlarge RGB crops to the size of the SR inputs, as `plain_sr.enlarging.enlarge` does.
-
-        Args:
-            inputs: ``crop`` is what is enlarged; ``sr_input`` is what a network of scale 1 repaints.
-            prompts, seeds: not looked at: the network knows neither words nor noise.
-        """
-        from plain_sr.enlarging import enlarge
-
-        return enlarge(self.machine, COMPONENT, inputs, lambda _: self.network, self.network)
-
-    def prompt_tiles(self, size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
-        """Return the one part that prompts could steer, were there any: all of it."""
-        return [(0, 0, *size)]
 
     def _fitting(self, side: int) -> int:
         """Return the least side, from `side`, that the network takes."""

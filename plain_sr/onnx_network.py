@@ -4,20 +4,20 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL.Image import Image
 
 from checkpoints.gate import blaming
-from errors import InputError, PictureError
+from errors import InputError
 from machine.machine import Machine
 from machine.memory import Size, out_of_memory
+from machine.onnx_session import providers_of
 from plain_sr.file_network import licence_in, one_line, sha256_in, size_of
-from zoom.protocols import StepInput
+from plain_sr.plain_backbone import PlainBackbone
 
 if TYPE_CHECKING:
     import torch
@@ -83,8 +83,10 @@ def check_onnx_network(path: Path) -> CheckedOnnx:
     return CheckedOnnx(path, size, sha256_in(path))
 
 
-class OnnxNetwork:
+class OnnxNetwork(PlainBackbone):
     """Enlarge crops with an ONNX graph."""
+
+    component = COMPONENT
 
     def __init__(self, checked: CheckedOnnx, machine: Machine) -> None:
         """Look through the graph, try it on a few pixels, and register it; it is loaded when its step comes.
@@ -115,23 +117,6 @@ class OnnxNetwork:
     def _load(self, device: "torch.device") -> Any:
         with blaming(self.checked.path, WAY_OUT):
             return _open(self.checked.path, optimized=True, device=device)
-
-    def __call__(
-        self, inputs: Sequence[StepInput], prompts: Sequence[Sequence[str]], seeds: Sequence[int]
-    ) -> Iterator[Image | PictureError]:
-        """Enlarge RGB crops to the size of the SR inputs, as `plain_sr.enlarging.enlarge` does.
-
-        Args:
-            inputs: ``crop`` is what is enlarged; ``sr_input`` is what a network of scale 1 repaints.
-            prompts, seeds: not looked at: the network knows neither words nor noise.
-        """
-        from plain_sr.enlarging import enlarge
-
-        return enlarge(self.machine, COMPONENT, inputs, lambda _: self.network, self.network)
-
-    def prompt_tiles(self, size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
-        """Return the one part that prompts could steer, were there any: all of it."""
-        return [(0, 0, *size)]
 
     def _forward(self, x: "torch.Tensor") -> "torch.Tensor":
         """Run the graph over (B, 3, H, W) in [0, 1]; fp32 on the CPU."""
@@ -237,13 +222,7 @@ def _open(path: Path, optimized: bool, device: "torch.device | None" = None) -> 
     options.enable_cpu_mem_arena = False  # it keeps the memory of the largest picture so far
     if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if device is not None and device.type == "cuda":
-        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-            onnxruntime.preload_dlls()  # finds the CUDA libraries that torch brings
-            providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
-        else:
-            logger.warning("onnxruntime has no CUDA provider here (requirements-gpu.txt): CPU")
+    providers = ["CPUExecutionProvider"] if device is None else providers_of(device)
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions have no common base but this
