@@ -6,12 +6,14 @@ import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from errors import InputError
 from results.limits import LONGEST_TEXT
 from results.output_tree import is_name
+from results.pictures import Failure
 from results.run_report import (
     MADE,
     PICTURE_STATUSES,
@@ -36,11 +38,13 @@ class EarlierReport:
         status: how it ended; ``running`` where it was killed.
         settings: what decided its pixels.
         pictures: by name.
+        unreadable: files that are no pictures.
     """
 
     status: str
     settings: dict[str, Any]
     pictures: dict[str, PictureRecord]
+    unreadable: list[Failure]
 
 
 def load_report(file: Path) -> EarlierReport | None:
@@ -67,7 +71,8 @@ def load_report(file: Path) -> EarlierReport | None:
         pictures = [_picture(entry) for entry in content["pictures"]]
         by_name = {picture.name: picture for picture in pictures}
         _must(len({name.casefold() for name in by_name}) == len(pictures))
-        return EarlierReport(content["status"], content["settings"], by_name)
+        unreadable = [Failure(**_checked(entry, _FAILURE)) for entry in content["unreadable"]]
+        return EarlierReport(content["status"], content["settings"], by_name, unreadable)
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -129,6 +134,10 @@ def _reals(count: int) -> Callable[[object], bool]:
     return lambda value: isinstance(value, list) and len(value) == count and all(map(_real, value))
 
 
+def _view(value: object) -> bool:
+    return _reals(4)(value) and min(value[2:]) > 0  # type: ignore[index]
+
+
 _PICTURE: dict[str, Callable[[object], bool]] = {
     "name": lambda value: isinstance(value, str) and is_name(value),
     "label": _text,
@@ -137,7 +146,7 @@ _PICTURE: dict[str, Callable[[object], bool]] = {
     "center": _or_none(_reals(2)),
     "sha256": _or_none(_sha256),
     "size": _or_none(_numbers(2, least=1)),
-    "view": _or_none(_reals(4)),
+    "view": _or_none(_view),
     "texture": _or_none(_real),
     "status": lambda value: value in PICTURE_STATUSES,
     "failure": _or_none(_text),
@@ -145,11 +154,11 @@ _PICTURE: dict[str, Callable[[object], bool]] = {
 }
 _STEP: dict[str, Callable[[object], bool]] = {
     "step": lambda value: _number(value, 1, MOST_RECORDS),
-    "magnification": lambda value: _number(value, 1, 10**400),
+    "magnification": lambda value: _number(value, 2, 10**100),
     "window": _numbers(4),
     "window_of": _or_none(lambda value: _number(value, 0, MOST_RECORDS)),
     "size": _numbers(2, least=1),
-    "view": _reals(4),
+    "view": _view,
     "made": lambda value: value in MADE,
     "prompt": _or_none(_text),
     "extracted": _text,
@@ -164,6 +173,7 @@ _STEP: dict[str, Callable[[object], bool]] = {
     "done": lambda value: type(value) is bool,
 }
 
+_FAILURE: dict[str, Callable[[object], bool]] = {"label": _text, "reason": _text}
 _TILE: dict[str, Callable[[object], bool]] = {
     "box": _numbers(4),
     "prompt": _text,
@@ -186,6 +196,7 @@ def _picture(entry: object) -> PictureRecord:
     checked = _checked(entry, _PICTURE)
     steps = [_step(step) for step in checked["steps"]]
     _must([step.step for step in steps] == list(range(1, len(steps) + 1)))
+    _must(all(one.magnification < next_one.magnification for one, next_one in pairwise(steps)))
     pairs = {name: _tuple(checked[name]) for name in ("center", "size", "view")}
     return PictureRecord(**{**checked, **pairs, "steps": steps})
 
@@ -205,6 +216,7 @@ def _tuple(value: list[Any] | None) -> tuple[Any, ...] | None:
     return None if value is None else tuple(value)
 
 
+assert _FAILURE.keys() == {field.name for field in fields(Failure)}
 assert _PICTURE.keys() == {field.name for field in fields(PictureRecord)}
 assert _STEP.keys() == {field.name for field in fields(StepRecord)}
 assert _TILE.keys() == {field.name for field in fields(TilePrompt)}

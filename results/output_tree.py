@@ -7,6 +7,10 @@ OUT/per-sample/NAME/txt/K.txt            prompt of step K+1 (K counts from 0)
 OUT/per-sample/NAME/NAME.png             states side by side
 OUT/per-scale/scaleK/NAME.png            state K of every picture
 OUT/recursive/NAME.png                   the strip again
+OUT/index.html                   the page that shows them all
+OUT/page/                        what it is made of
+OUT/page/pictures/ID.js, ID.jpg, ID-K.jpg   of one picture, see `page_id`
+OUT/video/NAME.mp4, .webp, .gif          films
 OUT/run.json, OUT/prompts.csv            what the run was and said
 OUT/spots.csv, OUT/spots/NAME.png        what --find_detail proposes
 OUT/.lock                                while a run writes here
@@ -23,7 +27,7 @@ import time
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 
 import filelock
@@ -40,7 +44,9 @@ TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".writing-", ".part"
 LOCK = ".lock"
 PATIENCE = (0.1, 0.3, 1.0)  # seconds between tries to replace a file that another program has open
 FOLDERS = ("per-sample", "per-scale", "recursive")
-SPOTS = "spots"
+SPOTS, PAGE, VIDEO = "spots", "page", "video"
+FILMS = ("mp4", "webp", "gif")  # formats of films, and how their files end
+OURS = (*FOLDERS, SPOTS, PAGE, VIDEO)  # all that a run may write into
 
 _WINDOWS_DEVICES = {
     "CON",
@@ -83,6 +89,11 @@ def is_name(text: str) -> bool:
         and all(part and safe_name(part) == part for part in parts)
         and not _NAMES_OF_STATES.fullmatch(parts[-1])
     )
+
+
+def page_id(name: str) -> str:
+    """Return what a picture's files in OUT/page/pictures/ are called: 16 letters, whatever its name is."""
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def assign_names(sources: Sequence[Source], taken: Mapping[tuple[str, str], str]) -> dict[Source, str]:
@@ -165,6 +176,10 @@ class OutputTree:
         """State `step` beside the other pictures' state `step`."""
         return self.root / "per-scale" / f"scale{step}" / f"{name}.png"
 
+    def film(self, name: str, ending: str) -> Path:
+        """The flight through the states; `ending` is one of `FILMS`."""
+        return self.root / VIDEO / f"{name}.{ending}"
+
     def drawn_spots(self, name: str) -> Path:
         """A picture with the spots that were found in it."""
         return self.root / SPOTS / f"{name}.png"
@@ -173,6 +188,15 @@ class OutputTree:
     def spots_csv(self) -> Path:
         """The spots that were found, in the form that ``--regions`` reads."""
         return self.root / f"{SPOTS}.csv"
+
+    @property
+    def index(self) -> Path:
+        """The page that shows all pictures."""
+        return self.root / "index.html"
+
+    def page_part(self, name: str) -> Path:
+        """A file that the page is made of."""
+        return self.root / PAGE / name
 
     @property
     def run_json(self) -> Path:
@@ -224,7 +248,7 @@ class OutputTree:
     def sweep(self) -> None:
         """Remove the temporary files of a killed run. Only under `lock`: another run's are in use."""
         pattern = f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"
-        ours = [self.root / folder for folder in (*FOLDERS, SPOTS)]
+        ours = [self.root / folder for folder in OURS]
         inside = (file for folder in ours if not folder.is_symlink() for file in folder.rglob(pattern))
         for file in (*self.root.glob(pattern), *inside):
             if file.is_file() or file.is_symlink():
@@ -240,21 +264,26 @@ class OutputTree:
         scales = list((self.root / "per-scale").glob("scale*"))
         for name in names:
             folder = self.root / "per-sample" / name
-            for place in (self.strip(name), self.prompt(name, 1), self.collected_strip(name)):
+            films = [self.film(name, ending) for ending in FILMS]
+            for place in (self.strip(name), self.prompt(name, 1), self.collected_strip(name), films[0]):
                 self._prove_inside(place)
             for scale in scales:
                 self._prove_inside(scale / f"{name}.png")
             states = (file for file in folder.glob("*.png") if _NAMES_OF_STATES.fullmatch(file.stem))
             prompts = (folder / "txt").glob("[0-9]*.txt")
             collected = (self.collected_strip(name), *(scale / f"{name}.png" for scale in scales))
-            try:
-                for file in (*states, *prompts, self.strip(name), *collected):
-                    file.unlink(missing_ok=True)
-            except OSError as error:
-                raise OutputError(f"{error.filename}: cannot be removed ({error.strerror})") from error
+            _unlink((*states, *prompts, self.strip(name), *collected, *films))
             for emptied in (folder / "txt", folder):
                 with contextlib.suppress(OSError):  # other pictures' folders may be inside
                     emptied.rmdir()
+        self._remove_from_page({page_id(name) for name in names})
+
+    def _remove_from_page(self, ids: Set[str]) -> None:
+        pictures = self.page_part("pictures")
+        if not ids or not pictures.is_dir():
+            return
+        self._prove_inside(pictures / "ID.js")
+        _unlink(file for file in pictures.iterdir() if re.split("[.-]", file.name)[0] in ids)
 
     def _prove_inside(self, file: Path) -> None:
         """Raise OutputError where a link inside the tree leads a file out of it."""
@@ -283,6 +312,16 @@ class OutputTree:
         """Write a file so that it is there whole or not at all.
 
         Raises:
+            FileRefused, OutputError: see `writing`.
+        """
+        with held(), self.writing(file) as temporary:
+            temporary.write_bytes(content)
+
+    @contextlib.contextmanager
+    def writing(self, file: Path) -> Iterator[Path]:
+        """Yield an empty file to write to, for what is too long to wait in memory; then put it in its place.
+
+        Raises:
             FileRefused: this file alone cannot be written: another program has the old one open and keeps it
                 (Windows), its folder is closed, or something stands in its place.
             OutputError: it cannot be written (disk full), or a link leads out of the tree.
@@ -290,13 +329,27 @@ class OutputTree:
         self._prove_inside(file)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with held(), _temporary(file.parent) as temporary:
-                temporary.write_bytes(content)
-                _replace(temporary, file)
+            with _temporary(file.parent) as temporary:
+                yield temporary
+                with held():
+                    _replace(temporary, file)
         except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             raise FileRefused(f"{file}: cannot be written ({error.strerror or error})") from error
         except OSError as error:
             raise OutputError.of(file, error) from error
+
+
+def _unlink(files: Iterable[Path]) -> None:
+    """Remove files, as far as they are there.
+
+    Raises:
+        OutputError: one cannot be removed.
+    """
+    try:
+        for file in files:
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{error.filename}: cannot be removed ({error.strerror})") from error
 
 
 def _replace(temporary: Path, file: Path) -> None:

@@ -15,13 +15,14 @@ pictures        one entry a picture, see `PictureRecord` and `StepRecord`
 
 import dataclasses
 import json
-import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from machine.pace import Pace
 from machine.stage_times import StageTimes
 from results.output_tree import OutputTree
+from results.pictures import Failure
 
 SCHEMA = 3
 PICTURE_STATUSES = ("pending", "started", "done", "failed")
@@ -183,9 +184,9 @@ class RunReport:
         self.started = _now()
         self.finished: str | None = None
         self.components: dict[str, dict[str, int]] = {}
-        self.unreadable: list[dict[str, str]] = []
+        self.unreadable: list[Failure] = []
         self.pictures: dict[str, PictureRecord] = {}
-        self._next_write = 0.0
+        self._pace = Pace()
 
     def save(self, now: bool = True) -> None:
         """Write run.json; with ``now=False`` only where the last time is long ago.
@@ -193,10 +194,13 @@ class RunReport:
         Writing takes longer the more pictures there are, so the pauses grow with it. What a killed run did
         after its last report is done again by the next one.
         """
-        if not now and time.monotonic() < self._next_write:
+        if not now and not self._pace.due:
             return
-        start = time.monotonic()
-        content = {
+        with self._pace.writing():
+            self.tree.write(json.dumps(self._content(), indent=1).encode(), self.tree.run_json)
+
+    def _content(self) -> dict[str, Any]:
+        return {
             "schema": SCHEMA,
             "program": "chain-of-zoom",
             "version": self.version,
@@ -207,12 +211,9 @@ class RunReport:
             "environment": self.environment,
             "stage_seconds": {name: round(seconds, 4) for name, seconds in sorted(self.times.items())},
             "components": self.components,
-            "unreadable": self.unreadable,
+            "unreadable": [dataclasses.asdict(failure) for failure in self.unreadable],
             "pictures": [dataclasses.asdict(record) for record in self.pictures.values()],
         }
-        self.tree.write(json.dumps(content, indent=1).encode(), self.tree.run_json)
-        took = time.monotonic() - start
-        self._next_write = time.monotonic() + max(2.0, 50 * took)
 
     def finish(self, status: str) -> None:
         """Say how the run ended, and write the report."""

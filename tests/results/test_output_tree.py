@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from errors import InputError, OutputError
-from results.output_tree import OutputTree, assign_names, read_state, safe_name
+from results.output_tree import FILMS, OutputTree, assign_names, read_state, safe_name
 from results.pictures import Source
 
 
@@ -134,6 +134,55 @@ def test_removing_a_picture_leaves_pictures_inside_its_folder_and_files_of_other
     kept = {file for file in tmp_path.rglob("*.*") if "b" in file.relative_to(tmp_path).as_posix()}
     tree.remove(["a"])
     assert set(tmp_path.rglob("*.*")) == kept | {tmp_path / "per-sample" / "a" / "notes.md"}
+
+
+def test_removing_a_picture_removes_its_films_and_no_other(tmp_path):
+    tree = OutputTree(tmp_path)
+    for name in ("a", "ab", "a/b"):
+        for ending in FILMS:
+            tree.write(b"film", tree.film(name, ending))
+    tree.remove(["a"])
+    left = {file.relative_to(tmp_path / "video").as_posix() for file in tmp_path.rglob("*.*")}
+    assert left == {f"{name}.{ending}" for name in ("ab", "a/b") for ending in FILMS}
+
+
+def test_films_are_not_removed_through_a_link(tmp_path):
+    tree, elsewhere = OutputTree(tmp_path / "out"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "a.mp4").write_bytes(b"mine")
+    tree.root.mkdir()
+    (tree.root / "video").symlink_to(elsewhere)
+    with pytest.raises(OutputError, match="a link leads it out"):
+        tree.remove(["a"])
+    with pytest.raises(OutputError, match="a link leads it out"), tree.writing(tree.film("a", "mp4")):
+        pass
+    assert [file.read_bytes() for file in elsewhere.iterdir()] == [b"mine"]
+
+
+def test_what_is_written_piece_by_piece_is_there_whole_or_not_at_all(tmp_path):
+    tree = OutputTree(tmp_path)
+    film = tree.film("a", "gif")
+
+    def killed():
+        with tree.writing(film) as file:
+            file.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed()
+    assert list(film.parent.iterdir()) == []
+    with tree.writing(film) as file:
+        file.write_bytes(b"whole")
+        assert not film.exists()
+    assert film.read_bytes() == b"whole"
+
+
+def test_what_a_killed_run_left_of_a_film_is_swept_up(tmp_path):
+    tree = OutputTree(tmp_path)
+    tree.write(b"film", tree.film("x/a", "mp4"))
+    (tmp_path / "video" / "x" / ".writing-abc.part").write_bytes(b"half")
+    tree.sweep()
+    assert [file.name for file in (tmp_path / "video" / "x").iterdir()] == ["a.mp4"]
 
 
 def test_two_runs_cannot_write_into_one_folder(tmp_path):
