@@ -37,6 +37,7 @@ class Chain:
         times: the chain's own stages.
         fixed_prompts: see `results.prompts_file`; where there is one, the extractor is not asked.
         save_prompts: also write txt/K.txt.
+        label_strip: write on the strips what each state is, also on those of pictures that are finished.
 
     Raises:
         InputError: a step would look at less than a pixel.
@@ -51,6 +52,7 @@ class Chain:
         times: StageTimes,
         fixed_prompts: FixedPrompts | None = None,
         save_prompts: bool = True,
+        label_strip: bool = False,
     ) -> None:
         self.settings = settings
         self.tree = tree
@@ -58,7 +60,7 @@ class Chain:
         self.times = times
         self.fixed_prompts = fixed_prompts or {}
         self._ask = Asker(settings, tree, extractor, times, self.fixed_prompts, save_prompts)
-        self.files = StateFiles(settings, tree, times)
+        self.files = StateFiles(settings, tree, times, label_strip)
 
     def run(
         self, pictures: Sequence[PictureRecord], group_size: int = 1
@@ -80,7 +82,9 @@ class Chain:
         for start in range(0, len(pictures), group_size):
             group = []
             for picture in pictures[start : start + group_size]:
-                if not self.files.finished(picture):
+                if self.files.finished(picture):
+                    self.files.label(picture)
+                else:
                     in_hand = self.files.take_up(picture)
                     if in_hand is not None:
                         group.append(in_hand)

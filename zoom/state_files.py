@@ -57,13 +57,21 @@ class _Read:
 class StateFiles:
     """Where the states of a chain begin and end.
 
+    Args:
+        settings: of the chain.
+        tree: where the files are.
+        times: the chain's own stages.
+        label_strip: write on the strips what each state is.
+
     Raises:
         InputError: a step would look at less than a pixel.
     """
 
-    def __init__(self, settings: ChainSettings, tree: OutputTree, times: StageTimes) -> None:
+    def __init__(
+        self, settings: ChainSettings, tree: OutputTree, times: StageTimes, label_strip: bool = False
+    ) -> None:
         check_steps(settings)
-        self.settings, self.tree, self.times = settings, tree, times
+        self.settings, self.tree, self.times, self.label_strip = settings, tree, times, label_strip
         self._read: _Read | None = None  # the last one, where its other spots follow
         self._first: tuple[object, Image.Image, bytes] | None = None  # its state 0, and that as PNG
 
@@ -212,22 +220,48 @@ class StateFiles:
 
     def finish(self, in_hand: InHand) -> None:
         """Lay the states side by side, which completes the picture: every state is on the disk."""
-        picture, route = in_hand.record, in_hand.route
+        picture = in_hand.record
         with self.times.stage("chain.save"), failing_alone(picture):
-            made = [route.made, *(step.made for step in route.steps)]
-            laid_out = strip(self._states(picture, route), made, self.settings.process_size)
-            if self.settings.source == "shrunk":  # as published, without a mark
-                laid_out = laid_out.crop((0, 0, laid_out.width, laid_out.height - BAR))
-            self.tree.write_image(
-                laid_out, self.tree.strip(picture.name), self.tree.collected_strip(picture.name)
-            )
+            lay_out(self.settings, self.tree, picture, in_hand.route, self.label_strip)
             picture.status = "done"
             log.info("%s: done", picture.label)
 
-    def _states(self, picture: PictureRecord, route: Route) -> Iterator[Image.Image]:
-        for number, size in enumerate([route.size, *(step.size for step in route.steps)]):
-            file = self.tree.state(picture.name, number)
-            state = read_state(file, size)
-            if state is None:
-                raise PictureError(f"state {number} is gone or damaged: {file}")
-            yield state
+    def label(self, picture: PictureRecord) -> None:
+        """Lay out the strip of a finished picture again, where labels are wanted: it may have none."""
+        if not self.label_strip or picture.size is None:
+            return
+        with self.times.stage("chain.save"), failing_alone(picture):
+            route = plan_route(self.settings, picture.size, picture.center)
+            lay_out(self.settings, self.tree, picture, route, self.label_strip)
+
+
+def lay_out(
+    settings: ChainSettings, tree: OutputTree, picture: PictureRecord, route: Route, label: bool
+) -> None:
+    """Write a picture's strip.
+
+    Args:
+        settings: of the chain.
+        tree: where its states are.
+        picture, route: all of whose states are made.
+        label: write on it what each state is.
+
+    Raises:
+        PictureError: a state is gone or damaged.
+        OutputError: it cannot be written.
+    """
+    made = [route.made, *(step.made for step in route.steps)]
+    labels = [settings.magnification(k) for k in range(len(made))] if label else None
+    laid_out = strip(_states(tree, picture, route), made, settings.process_size, labels)
+    if settings.source == "shrunk":  # as published, without a mark
+        laid_out = laid_out.crop((0, 0, laid_out.width, laid_out.height - BAR))
+    tree.write_image(laid_out, tree.strip(picture.name), tree.collected_strip(picture.name))
+
+
+def _states(tree: OutputTree, picture: PictureRecord, route: Route) -> Iterator[Image.Image]:
+    for number, size in enumerate([route.size, *(step.size for step in route.steps)]):
+        file = tree.state(picture.name, number)
+        state = read_state(file, size)
+        if state is None:
+            raise PictureError(f"state {number} is gone or damaged: {file}")
+        yield state
