@@ -3,9 +3,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CODE := *.py command zoom results sd3 plain_sr prompts int8 checkpoints machine ram lora benchmarks
+CODE := *.py command zoom results viewer sd3 plain_sr prompts int8 checkpoints machine ram lora benchmarks
 
-.PHONY: zoom test fuzz soak format clean
+.PHONY: zoom test browser fuzz soak format clean
 
 zoom: $(VENV)/installed  ## zoom 256x into every picture of samples/
 	$(BIN)/python inference_coz.py -i samples -o inference_results
@@ -13,8 +13,13 @@ zoom: $(VENV)/installed  ## zoom 256x into every picture of samples/
 test: $(VENV)/installed-dev  ## lint, types and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/oxlint --config viewer/page/.oxlintrc.json viewer/page
 	$(BIN)/mypy $(CODE)
 	$(BIN)/pytest -n 2
+
+browser: $(VENV)/installed-browser  ## what the tests of the page need; without it they are skipped
+	command -v chromium >/dev/null || { apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
 
 fuzz: $(VENV)/installed-dev  ## damaged files for a night: make fuzz N=20000
 	cd tests && OMP_NUM_THREADS=1 PYTHONPATH=..:. ../$(BIN)/python -m fuzz $(or $(N),2000) $(START)
@@ -34,6 +39,10 @@ $(VENV)/installed: requirements.txt requirements-common.txt
 		{ echo "$(PYTHON) is too old: Python 3.11 or newer is needed; name one with make PYTHON=..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/installed-browser: requirements-browser.txt $(VENV)/installed-dev
+	$(BIN)/python -m pip install --quiet -r requirements-browser.txt
 	touch $@
 
 $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed

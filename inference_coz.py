@@ -37,11 +37,13 @@ def run(options: "Namespace") -> int:
     """Check the files, build the parts, zoom the folder and report."""
     loud = (logging.WARNING, logging.INFO, logging.DEBUG)[min(options.verbose, 2)]
     set_up_logging(logging.ERROR if options.quiet else loud)
+    from command.films import film_settings, make_films
     from command.parts import Parts, build_parts, check_files
     from command.space import refuse_too_little_space
     from command.spots import leave_out_what_cannot_be_zoomed_into, with_detail, with_regions
+    from command.viewing import check_one_picture, write_share
     from machine.stage_times import StageTimes
-    from results.output_tree import FOLDERS, SPOTS, OutputTree
+    from results.output_tree import OURS, OutputTree
     from results.pictures import find_pictures
     from results.prompts_file import read_prompts
     from zoom.window import check_steps
@@ -53,8 +55,9 @@ def run(options: "Namespace") -> int:
         log.warning("this backbone takes no prompts: they are written down, and steer nothing")
     fixed_prompts = read_prompts(options.prompts_file) if options.prompts_file else {}
     sources, unreadable = find_pictures(
-        options.input_image, options.recursive_folders, [tree.root / folder for folder in (*FOLDERS, SPOTS)]
+        options.input_image, options.recursive_folders, [tree.root / folder for folder in OURS]
     )
+    check_one_picture(options.share, sources)
     sources, unfit = leave_out_what_cannot_be_zoomed_into(settings, sources)
     unreadable += unfit
     if options.regions:
@@ -88,9 +91,25 @@ def run(options: "Namespace") -> int:
         report.pictures = {} if options.overwrite else earlier_results(tree, described)
         records = take_up(tree, sources, report.pictures)
         chain = Chain(
-            settings, tree, parts.extractor, parts.backbone, times, fixed_prompts, options.save_prompts
+            settings,
+            tree,
+            parts.extractor,
+            parts.backbone,
+            times,
+            fixed_prompts,
+            options.save_prompts,
+            options.label_strip,
         )
-        return zoom_all(options, chain, report, parts, records, unreadable)
+        code = zoom_all(options, chain, report, parts, records, unreadable)
+        film = film_settings(options)
+        if film is not None:
+            done = [record for record in records if record.status == "done"]
+            if make_films(tree, done, film, options.quiet, again=False):
+                code = SOME_FAILED
+        if options.share is not None and code == ALL_DONE:
+            named = {record.name: record for record in records}
+            write_share(tree, named, None, options.share, options.quiet)
+        return code
 
 
 if __name__ == "__main__":

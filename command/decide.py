@@ -10,8 +10,10 @@ from typing import Any
 from checkpoints.hub import SD3_NAME, VLM_NAME
 from checkpoints.places import DAPE, QUANTIZED, RAM, SR_LORA, SR_VAE
 from command.arguments import underscored
+from command.films import film_settings
 from command.look import decide_texture, decide_tile_prompts, decide_where
 from command.options import MAX_NEW_TOKENS, build_parser
+from command.viewing import check_share
 from errors import InputError
 from results.limits import LONGEST_PROMPT, MAX_PIXELS
 from zoom.settings import (
@@ -114,6 +116,8 @@ def check(options: argparse.Namespace) -> None:
         raise InputError(f"--output_dir {options.output_dir}: is a file; give a folder")
     _must_be_file(options, "prompts_file")
     _must_be_file(options, "regions")
+    film_settings(options)
+    check_share(options.share)
 
 
 def decide(options: argparse.Namespace) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from checkpoints.hub import SD3_NAME, VLM_NAME
 from checkpoints.places import DAPE, QUANTIZED, RAM, SR_LORA, SR_VAE, default_help
 from command.arguments import Help, at_least, width_and_height
+from command.films import add_film_options
+from command.viewing import add_share_option
 from zoom.settings import (
     ALIGN_METHODS,
     GROUP,
@@ -50,6 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
     _where(parser)
     _prompts(parser)
     _sr_backbone(parser)
+    add_share_option(parser.add_argument_group("the page"))
+    add_film_options(parser)
     _the_machine(parser)
     return parser
 
@@ -83,6 +87,12 @@ def _pictures_and_results(parser: argparse.ArgumentParser) -> None:
         "--overwrite",
         action="store_true",
         help="start anew; without it, finished pictures are skipped and started ones go on",
+    )
+    add(
+        "--label_strip",
+        action="store_true",
+        help="write on the strips how much each state is magnified, and whether it is real, enlarged or "
+        "invented; also on those of finished pictures, which without it stay as they are",
     )
     add(
         "--dry_run",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from command.console import say
 from command.parts import Parts, working_side
 from command.space import space_free, space_needed
+from results.output_tree import VIDEO
 from results.pictures import Failure, Source
 from results.resume import Records, waiting
 from zoom.protocols import PromptExtractor, SRBackbone
@@ -46,6 +47,8 @@ def print_plan(
         plan = parts.machine.residency.plan(options.batch_size, working_side(options))
         for number, line in enumerate(str(plan).splitlines() if plan.rows else []):
             say(f"{'' if number else 'models':<11}{line}")
+    if options.video:
+        say(f"films      one {options.video} a picture, in {out / VIDEO}")
     say(f"output     {out}, about {disk / 1e6:.0f} MB; {free / 1e9:.1f} GB are free")
 
 

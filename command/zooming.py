@@ -9,6 +9,7 @@ import platform
 import tomllib
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from results.output_tree import OutputTree
 from results.pictures import Failure
 from results.prompts_file import FixedPrompts, prompts_csv
 from results.run_report import PictureRecord, RunReport
+from viewer.page import Page
 from zoom.chain import Chain
 from zoom.settings import ChainSettings
 
@@ -93,16 +95,19 @@ def zoom_all(
         The exit code.
     """
     report.pictures |= {record.name: record for record in records}
-    report.unreadable = [dataclasses.asdict(failure) for failure in unreadable]
+    report.unreadable = list(unreadable)
     for failure in unreadable:  # perhaps it was a picture once
         for record in report.pictures.values():
             if record.label == failure.label or record.label == f"{failure.label}~{record.spot}":
                 record.status, record.failure = "failed", failure.reason
     _warn_of_idle_prompts(chain, records)
     _written(report.save)
+    page = Page(chain.tree, report)
+    _written(page.begin)
+    _written(page.save)
     how = "stopped"
     try:
-        _follow(chain, report, records, options)
+        _follow(chain, report, page, records, options)
         for record in records:  # the folder may have been emptied under the run
             if record.status == "done" and not chain.files.finished(record):
                 record.status, record.failure = "failed", "its results are gone; run the same command again"
@@ -117,14 +122,20 @@ def zoom_all(
             residency = parts.machine.residency
             for name, count in residency.loads.items():
                 report.components[name] = {"loads": count, "moves": residency.moves[name]}
+        for record in records:
+            if record.status == "started":
+                _written(partial(page.show, record))
         reports_written = _written(lambda: report.finish(how))
+        reports_written &= _written(page.save)
         reports_written &= _written(lambda: _write_prompts(chain.tree, report))
     _say_what_happened(options, chain, records, unreadable, failed)
     return ALL_DONE if reports_written and not failed else SOME_FAILED
 
 
-def _follow(chain: Chain, report: RunReport, records: Sequence[PictureRecord], options: Namespace) -> None:
-    """Run the chain, and keep the progress bar and run.json up with it."""
+def _follow(
+    chain: Chain, report: RunReport, page: Page, records: Sequence[PictureRecord], options: Namespace
+) -> None:
+    """Run the chain, and keep the progress bar, run.json and the page up with it."""
     steps = chain.settings.rec_num
     group = chain.settings.group if options.efficient_memory else options.batch_size
     if chain.settings.full_image:  # they are of any size
@@ -140,15 +151,18 @@ def _follow(chain: Chain, report: RunReport, records: Sequence[PictureRecord], o
         ) as bar,
         logging_redirect_tqdm(),
     ):
-        for picture, _ in chain.run(records, group):
+        for picture, step in chain.run(records, group):
             if picture.status in ("done", "failed"):
                 ended.add(picture.name)
+                if step:  # else it was done before
+                    _written(partial(page.show, picture))
                 bar.set_description(f"{len(ended)} of {len(records)} pictures", refresh=False)
             now = steps if picture.name in ended else picture.steps_done
             bar.set_postfix_str(picture.name, refresh=False)
             bar.update(now - come.get(picture.name, 0))
             come[picture.name] = now
             _written(lambda: report.save(now=False))
+            _written(lambda: page.save(now=False))
 
 
 def _written(write: Callable[[], None]) -> bool:
@@ -190,8 +204,8 @@ def _say_what_happened(
         magnification = chain.settings.magnification(chain.settings.rec_num)
         say(f"{done} of {len(records) + len(unreadable)} pictures zoomed to {magnification}x")
         say(
-            f"Look at {chain.tree.root / 'recursive'} (each picture's states side by side) "
-            f"and {chain.tree.root / 'per-sample'} (each state by itself)."
+            f"Open {chain.tree.index} in a browser and fly through them; {chain.tree.root / 'recursive'} has "
+            f"each picture's states side by side, {chain.tree.root / 'per-sample'} each state by itself."
         )
     for label, reason in failed:
         say(f"failed: {label}: {reason}", error=True)

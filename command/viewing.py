@@ -1,0 +1,77 @@
+"""Showing a folder: the options for it, and the page of one picture as one file."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from command.console import say
+from errors import InputError
+
+if TYPE_CHECKING:
+    from results.output_tree import OutputTree
+    from results.pictures import Source
+    from results.run_report import PictureRecord
+
+
+def add_share_option(group: argparse._ArgumentGroup) -> None:
+    """Add ``--share``, which both commands have."""
+    group.add_argument(
+        "--share",
+        type=Path,
+        metavar="FILE.html",
+        help="also write the page of one picture as one file below 2 MB, to send to a friend",
+    )
+
+
+def check_share(file: Path | None) -> None:
+    """See that a file to share can be one.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if file is None:
+        return
+    if file.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--share {file}: is a page; call it .html")
+    if file.is_dir():
+        raise InputError(f"--share {file}: is a folder; give a file in it")
+    if not file.parent.is_dir():
+        raise InputError(f"--share {file}: there is no folder {file.parent}")
+
+
+def check_one_picture(file: Path | None, sources: "Sequence[Source]") -> None:
+    """See that a run whose picture is to be shared has only one.
+
+    Raises:
+        InputError: it has more.
+    """
+    pictures = len({source.file for source in sources})
+    if file is not None and pictures > 1:
+        raise InputError(
+            f"--share {file}: holds one picture, and these are {pictures}; give one, or share one of the "
+            "results afterwards with make_viewer.py OUT --share FILE.html --picture LABEL"
+        )
+
+
+def write_share(
+    tree: "OutputTree", pictures: "Mapping[str, PictureRecord]", label: str | None, file: Path, quiet: bool
+) -> None:
+    """Write the page of one picture as one file, and say so.
+
+    Args:
+        tree: the folder.
+        pictures: by name.
+        label: see `viewer.share.pictures_called`.
+        file: to write.
+        quiet: say nothing.
+
+    Raises:
+        InputError: it is not clear which picture is meant, or its states are gone.
+        OutputError: the file cannot be written.
+    """
+    from viewer.share import pictures_called, share
+
+    size = share(tree, pictures_called(pictures, label), file)
+    if not quiet:
+        say(f"{file}: {size / 1e6:.1f} MB, opens everywhere")

@@ -1,0 +1,13 @@
+"""Five photographs that nobody mistakes for each other: states whose place and order can be seen."""
+
+from conftest import ROOT
+from PIL import Image
+
+STATES = ("chelsea.png", "coffee.png", "gravel.png", "flower.jpg", "astronaut.png")
+
+
+def picture_of(number: int) -> Image.Image:
+    """A picture of 512x512: another for every number."""
+    with Image.open(ROOT / "samples" / STATES[number]) as image:
+        side = min(image.size)
+        return image.convert("RGB").crop((0, 0, side, side)).resize((512, 512), Image.Resampling.LANCZOS)

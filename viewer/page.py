@@ -1,0 +1,168 @@
+"""The page of a folder: OUT/index.html, and what it shows in OUT/page/.
+
+index.html itself holds the list of pictures, so that it is there whole or not at all; what is said of a
+picture is in a file of its own, which the page reads when the picture is opened.
+"""
+
+import base64
+import hashlib
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from errors import PictureError
+from machine.pace import Pace
+from results.output_tree import OutputTree, page_id
+from results.pictures import Failure
+from results.run_report import PictureRecord
+from viewer.copies import jpeg, plain_pictures, small_copy
+from viewer.flight import layers_of
+from viewer.page_data import folder_of, route_of, script_text
+
+log = logging.getLogger(__name__)
+
+PAGE = Path(__file__).parent / "page"
+SCRIPTS = ("scene.js", "flight.js", "map.js", "gallery.js")
+STYLES = "page.css"
+# what the page may read: its own files (some browsers call them file:), and nothing from anywhere else
+POLICY = (
+    "default-src 'none'; script-src 'self' file:; style-src 'self' file:; img-src 'self' file: data:; "
+    "base-uri 'none'; form-action 'none'"
+)
+# the same of a page that holds everything itself: only the scripts that were put in here
+POLICY_OF_ONE_FILE = (
+    "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+    "form-action 'none'"
+)
+
+
+class Run(Protocol):
+    """What the page shows: a run that goes on (`results.run_report.RunReport`), or one that ended.
+
+    Attributes:
+        status, settings, pictures, unreadable: see `results.load_report.EarlierReport`.
+    """
+
+    @property
+    def status(self) -> str: ...
+    @property
+    def settings(self) -> dict[str, Any]: ...
+    @property
+    def pictures(self) -> dict[str, PictureRecord]: ...
+    @property
+    def unreadable(self) -> list[Failure]: ...
+
+
+class Page:
+    """The page of a folder while it is written.
+
+    Args:
+        tree: the folder.
+        run: that it shows; looked at anew whenever the page is saved.
+
+    Attributes:
+        left_out: labels of pictures whose states cannot be read.
+    """
+
+    def __init__(self, tree: OutputTree, run: Run) -> None:
+        self.tree = tree
+        self.run = run
+        self.left_out: list[str] = []
+        self._shown: set[str] = set()
+        self._pace = Pace()
+
+    def begin(self, anew: bool = False) -> None:
+        """Write the page's scripts and styles, and what is missing of pictures that are done.
+
+        Args:
+            anew: write what there is of every picture again.
+
+        Raises:
+            FileRefused, OutputError: see `OutputTree.write`.
+        """
+        for name in (*SCRIPTS, STYLES):
+            self.tree.write((PAGE / name).read_bytes(), self.tree.page_part(name))
+        for picture in self.run.pictures.values():
+            if anew or (picture.status == "done" and not self._description(picture).exists()):
+                self.show(picture)
+            elif picture.status == "done":
+                self._shown.add(picture.name)
+
+    def show(self, picture: PictureRecord) -> None:
+        """Write what the page says of a picture, and copies that it shows; nothing where it has no states.
+
+        Raises:
+            FileRefused, OutputError: see `OutputTree.write`.
+        """
+        layers = layers_of(picture)
+        if len(layers) < 2:
+            return
+        name = page_id(picture.name)
+        try:
+            self.tree.write(small_copy(self.tree, picture), self.tree.page_part(f"pictures/{name}.jpg"))
+            plain = {}
+            for step, image in plain_pictures(self.tree, picture):
+                plain[step] = f"page/pictures/{name}-{step}.jpg"
+                self.tree.write(jpeg(image), self.tree.root / plain[step])
+        except PictureError as error:
+            log.warning("%s: left out of the page: %s", picture.label, error)
+            self.left_out.append(picture.label)
+            return
+        files = [self.tree.state(picture.name, layer.step).relative_to(self.tree.root) for layer in layers]
+        route = route_of(picture, [quote(file.as_posix()) for file in files], plain)
+        self.tree.write(f"takePicture({script_text(route)});\n".encode(), self._description(picture))
+        self._shown.add(picture.name)
+
+    def save(self, now: bool = True) -> None:
+        """Write index.html; with ``now=False`` only where the last time is long ago.
+
+        Raises:
+            FileRefused, OutputError: see `OutputTree.write`.
+        """
+        if now or self._pace.due:
+            with self._pace.writing():
+                self._write_index()
+
+    def _write_index(self) -> None:
+        run = self.run
+        folder = folder_of(run.status, run.settings, run.pictures.values(), run.unreadable, self._shown)
+        page = _fill_in(
+            policy=POLICY,
+            styles=f'<link rel="stylesheet" href="page/{STYLES}">',
+            data=_data_element("folder", folder),
+            scripts="\n".join(f'<script src="page/{name}"></script>' for name in SCRIPTS),
+        )
+        self.tree.write(page.encode(), self.tree.index)
+
+    def _description(self, picture: PictureRecord) -> Path:
+        return self.tree.page_part(f"pictures/{page_id(picture.name)}.js")
+
+
+def page_in_one_file(data: Mapping[str, object]) -> str:
+    """Return the page with its scripts and styles inside.
+
+    Args:
+        data: content of its data elements by their name.
+    """
+    scripts = [(PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS]
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    return _fill_in(
+        policy=POLICY_OF_ONE_FILE.format(scripts=" ".join(f"'sha256-{digest}'" for digest in hashes)),
+        styles=f"<style>\n{(PAGE / STYLES).read_text(encoding='utf-8')}</style>",
+        data="\n".join(_data_element(name, content) for name, content in data.items()),
+        scripts="\n".join(f"<script>{script}</script>" for script in scripts),
+    )
+
+
+def _fill_in(**parts: str) -> str:
+    """Put parts into the page's places, once: what they hold is not looked through for places again."""
+    template = (PAGE / "index.html").read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], template)
+
+
+def _data_element(name: str, content: object) -> str:
+    """Return an element that holds data for the page's scripts; no browser runs it."""
+    return f'<script type="application/json" id="{name}">{script_text(content)}</script>'
