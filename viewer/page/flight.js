@@ -91,6 +91,8 @@ class Flight {
     if (!comparable) this.compare(false);
     const track = route.layers.slice(1).map((layer) => make("span", "", layer.made));
     element("track", HTMLElement).replaceChildren(...track);
+    const wordless = !route.layers.some(saidOf);
+    element("table", HTMLElement).classList.toggle("wordless", wordless);
     const stops = route.layers.map((layer, number) => this.row(layer, number));
     element("states", HTMLElement).replaceChildren(...stops);
   }

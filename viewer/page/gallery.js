@@ -168,7 +168,8 @@ class Gallery {
       if (this.opened !== id) return; // somebody was quicker than the disk
       this.turn("flight");
       this.flight.open(routes, routes[group.indexOf(entry)]);
-      element("stage", HTMLElement).focus();
+      element("stage", HTMLElement).focus({ preventScroll: true });
+      window.scrollTo(0, 0);
     } catch (error) {
       this.opened = "";
       this.turn("gallery");
