@@ -9,6 +9,7 @@ if __name__ == "__main__":
 import logging
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from command.console import ALL_DONE, SOME_FAILED, end_process, run_command, set_up_logging
@@ -38,6 +39,7 @@ def run(options: "Namespace") -> int:
     loud = (logging.WARNING, logging.INFO, logging.DEBUG)[min(options.verbose, 2)]
     set_up_logging(logging.ERROR if options.quiet else loud)
     from command.films import film_settings, make_films
+    from command.on_ray import ChainOnRay, connected
     from command.parts import Parts, build_parts, check_files
     from command.space import refuse_too_little_space
     from command.spots import leave_out_what_cannot_be_zoomed_into, with_detail, with_regions
@@ -83,14 +85,15 @@ def run(options: "Namespace") -> int:
         return SOME_FAILED if unreadable else ALL_DONE
     refuse_too_little_space(settings, waiting(sources, earlier), tree.root)
     tree.prepare()
-    with tree.lock():
+    with connected(options), tree.lock():
         tree.sweep()
         if options.overwrite:
             remove_all(tree)
         report = RunReport(tree, program_version(), described, environment(parts), times)
         report.pictures = {} if options.overwrite else earlier_results(tree, described)
         records = take_up(tree, sources, report.pictures)
-        chain = Chain(
+        chain_class = Chain if options.ray is None else partial(ChainOnRay, options, described, parts)
+        chain = chain_class(
             settings,
             tree,
             parts.extractor,

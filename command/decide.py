@@ -13,6 +13,7 @@ from command.arguments import underscored
 from command.films import film_settings
 from command.look import decide_texture, decide_tile_prompts, decide_where
 from command.options import MAX_NEW_TOKENS, build_parser
+from command.ray_options import check_ray
 from command.viewing import check_share
 from errors import InputError
 from results.limits import LONGEST_PROMPT, MAX_PIXELS
@@ -118,6 +119,7 @@ def check(options: argparse.Namespace) -> None:
     _must_be_file(options, "regions")
     film_settings(options)
     check_share(options.share)
+    check_ray(options)
 
 
 def decide(options: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from checkpoints.hub import SD3_NAME, VLM_NAME
 from checkpoints.places import DAPE, QUANTIZED, RAM, SR_LORA, SR_VAE, default_help
 from command.arguments import Help, at_least, width_and_height
 from command.films import add_film_options
+from command.ray_options import add_ray_options
 from command.viewing import add_share_option
 from zoom.settings import (
     ALIGN_METHODS,
@@ -352,6 +353,7 @@ def _the_machine(parser: argparse.ArgumentParser) -> None:
         f"scale for groups of {GROUP} pictures",
     )
     add("--batch_size", type=at_least(1), default=1, metavar="B", help="pictures a forward pass")
+    add_ray_options(group)
     loudness = group.add_mutually_exclusive_group()
     loudness.add_argument("-v", "--verbose", action="count", default=0, help="say more; -vv for everything")
     loudness.add_argument("-q", "--quiet", action="store_true", help="say errors only")

@@ -53,9 +53,14 @@ def isolating_failures(
                 waiting += [part for part in (rest[half:], rest[:half]) if part]
                 continue
             if not isinstance(error, PictureError):
-                reason = str(error).splitlines()[0] if str(error) else "no reason given"
-                error = PictureError(f"failed unexpectedly: {type(error).__name__}: {reason}")
+                error = unexpected(error)
             yield rest[0], error
+
+
+def unexpected(error: Exception) -> PictureError:
+    """Put an exception that nobody has foreseen into one line."""
+    reason = str(error).splitlines()[0] if str(error) else "no reason given"
+    return PictureError(f"failed unexpectedly: {type(error).__name__}: {reason}")
 
 
 def fail(picture: PictureRecord, error: Exception) -> None:
