@@ -39,8 +39,8 @@ def run(options: "Namespace") -> int:
     loud = (logging.WARNING, logging.INFO, logging.DEBUG)[min(options.verbose, 2)]
     set_up_logging(logging.ERROR if options.quiet else loud)
     from command.films import film_settings, make_films
-    from command.on_ray import ChainOnRay, connected
     from command.parts import Parts, build_parts, check_files
+    from command.ray_cluster import connected
     from command.space import refuse_too_little_space
     from command.spots import leave_out_what_cannot_be_zoomed_into, with_detail, with_regions
     from command.viewing import check_one_picture, write_share
@@ -66,6 +66,7 @@ def run(options: "Namespace") -> int:
         sources = with_regions(options.regions, sources, unreadable)
     parts = Parts() if settings.resizes_only else build_parts(options, check_files(options), times)
 
+    from command.on_ray import ChainOnRay
     from command.zooming import describe, environment, program_version, zoom_all
     from results.resume import earlier_results, remove_all, take_up, waiting
     from results.run_report import RunReport

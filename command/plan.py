@@ -4,6 +4,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from command.console import say
+from command.on_ray import needs
 from command.parts import Parts, working_side
 from command.space import space_free, space_needed
 from results.output_tree import VIDEO
@@ -47,6 +48,11 @@ def print_plan(
         plan = parts.machine.residency.plan(options.batch_size, working_side(options))
         for number, line in enumerate(str(plan).splitlines() if plan.rows else []):
             say(f"{'' if number else 'models':<11}{line}")
+    if options.ray is not None:
+        gpus, memory = needs(options, parts)
+        say(
+            f"ray        {gpus} GPUs and {memory / 1e9:.1f} GB of CPU memory an actor; nothing is started now"
+        )
     if options.video:
         say(f"films      one {options.video} a picture, in {out / VIDEO}")
     say(f"output     {out}, about {disk / 1e6:.0f} MB; {free / 1e9:.1f} GB are free")

@@ -33,6 +33,11 @@ def add_ray_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def installed() -> bool:
+    """Tell whether Ray is here, and what `ray.data` needs beside it."""
+    return all(importlib.util.find_spec(package) is not None for package in ("ray", "pyarrow"))
+
+
 def check_ray(options: argparse.Namespace) -> None:
     """See that Ray is there where it is asked for, and that nothing contradicts it.
 
@@ -43,7 +48,7 @@ def check_ray(options: argparse.Namespace) -> None:
         if options.ray_actors is not None:
             raise InputError("--ray_actors only goes with --ray")
         return
-    if any(importlib.util.find_spec(package) is None for package in ("ray", "pyarrow")):
+    if not installed():
         raise InputError(f"--ray wants Ray, which is not installed: {INSTALL}")
     address = options.ray or os.environ.get("RAY_ADDRESS", "")
     if "://" in address:  # a driver far away would not hold the output folder, and its actors outlive it

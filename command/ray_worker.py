@@ -14,10 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from command.console import set_up_logging
+from command.decide import chain_settings
+from command.parts import Parts, build_parts, check_files
+from command.zooming import describe
 from errors import InputError, OutputError
 from machine.stage_times import StageTimes
 from results.output_tree import OutputTree
 from results.prompts_file import FixedPrompts
+from results.resume import differences
 from results.run_report import PictureRecord
 from zoom.chain import Chain
 from zoom.isolate import fail, unexpected
@@ -34,12 +39,14 @@ class Job:
         fixed_prompts: see `results.prompts_file`.
         described: what decides the pixels, see `command.zooming.describe`.
         folder: where the driver works, absolute: paths of the options may start there.
+        log_level: the driver's.
     """
 
     options: Namespace
     fixed_prompts: FixedPrompts
     described: dict[str, Any]
     folder: Path
+    log_level: int
 
 
 @dataclass
@@ -70,7 +77,9 @@ class Worker:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.times = StageTimes()
+        self.parts = Parts()
         self._chain: Chain | None = None
+        set_up_logging(job.log_level)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Make groups of pictures; see `zoom`.
@@ -109,11 +118,6 @@ class Worker:
             raise InputError(f"--ray: the machine {platform.node()}: {unexpected(error)}") from error
 
     def _chain_here(self) -> Chain:
-        from command.decide import chain_settings
-        from command.parts import Parts, build_parts, check_files
-        from command.zooming import describe
-        from results.resume import differences
-
         options, here = self.job.options, f"--ray: the machine {platform.node()}"
         tree = OutputTree(options.output_dir)
         try:
@@ -123,7 +127,6 @@ class Worker:
         if not tree.run_json.exists():  # the driver has written it
             raise InputError(f"{here} does not see the output folder {tree.root.absolute()}; see docs/ray.md")
         settings = chain_settings(options)
-        self.parts = Parts()
         if not settings.resizes_only:
             self.parts = build_parts(options, check_files(options), self.times)
         other = differences(self.job.described, describe(settings, self.parts, self.job.fixed_prompts))
