@@ -48,7 +48,8 @@ def run(options: "Namespace") -> int:
     from results.prompts_file import read_prompts
     from zoom.window import check_steps
 
-    settings, tree, times = chain_settings(options), OutputTree(options.output_dir), StageTimes()
+    settings, times = chain_settings(options), StageTimes()
+    tree = OutputTree(options.output_dir, options.shard)
     check_steps(settings)
     has_prompts = options.prompt_type != "null" or options.prompt or options.prompts_file
     if has_prompts and options.backbone != "sd3":
@@ -64,8 +65,9 @@ def run(options: "Namespace") -> int:
         sources = with_regions(options.regions, sources, unreadable)
     parts = Parts() if settings.resizes_only else build_parts(options, check_files(options), times)
 
-    from command.zooming import describe, environment, program_version, zoom_all
-    from results.resume import earlier_results, remove_all, take_up, waiting
+    from command.beginning import begin, end_shard, failures_of_share, of_share
+    from command.zooming import about_machine, describe, program_version, zoom_all
+    from results.resume import earlier_results, waiting
     from results.run_report import RunReport
     from zoom.chain import Chain
 
@@ -76,20 +78,18 @@ def run(options: "Namespace") -> int:
     if options.find_detail:
         sources, unread = with_detail(options, tree, sources)
         unreadable += unread
+    share, failures = of_share(tree.shard, sources), failures_of_share(tree.shard, unreadable)
     if options.dry_run:
         from command.plan import print_plan
 
-        print_plan(options, settings, sources, unreadable, parts, earlier)
+        print_plan(options, settings, share, unreadable, parts, earlier)
         return SOME_FAILED if unreadable else ALL_DONE
-    refuse_too_little_space(settings, waiting(sources, earlier), tree.root)
+    refuse_too_little_space(settings, waiting(share, earlier), tree.root)
     tree.prepare()
     with tree.lock():
         tree.sweep()
-        if options.overwrite:
-            remove_all(tree)
-        report = RunReport(tree, program_version(), described, environment(parts), times)
-        report.pictures = {} if options.overwrite else earlier_results(tree, described)
-        records = take_up(tree, sources, report.pictures)
+        report = RunReport(tree, program_version(), described, about_machine(parts), times)
+        records = begin(tree, report, sources, unreadable, options.overwrite)
         chain = Chain(
             settings,
             tree,
@@ -100,7 +100,7 @@ def run(options: "Namespace") -> int:
             options.save_prompts,
             options.label_strip,
         )
-        code = zoom_all(options, chain, report, parts, records, unreadable)
+        code = zoom_all(options, chain, report, parts, records, failures)
         film = film_settings(options)
         if film is not None:
             done = [record for record in records if record.status == "done"]
@@ -109,7 +109,9 @@ def run(options: "Namespace") -> int:
         if options.share is not None and code == ALL_DONE:
             named = {record.name: record for record in records}
             write_share(tree, named, None, options.share, options.quiet)
-        return code
+    if tree.shard is not None:
+        end_shard(OutputTree(tree.root), report.version, report.environment)
+    return code
 
 
 if __name__ == "__main__":

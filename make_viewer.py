@@ -75,14 +75,14 @@ def run(options: argparse.Namespace) -> int:
     if not options.folder.is_dir():
         raise InputError(f"{options.folder}: no such folder")
 
-    from results.load_report import load_report
+    from results.joining import known_report
     from results.output_tree import OutputTree
     from viewer.page import Page
 
     tree = OutputTree(options.folder)
     tree.prepare()
     with tree.lock():
-        report = load_report(tree.run_json)
+        report = known_report(tree.root)
         if report is None:
             raise InputError(f"{options.folder}: no run.json in there; give the --output_dir of a run")
         tree.sweep()

@@ -13,6 +13,7 @@ from command.arguments import underscored
 from command.films import film_settings
 from command.look import decide_texture, decide_tile_prompts, decide_where
 from command.options import MAX_NEW_TOKENS, build_parser
+from command.sharding import gpus_of, shard_of
 from command.viewing import check_share
 from errors import InputError
 from results.limits import LONGEST_PROMPT, MAX_PIXELS
@@ -118,6 +119,10 @@ def check(options: argparse.Namespace) -> None:
     _must_be_file(options, "regions")
     film_settings(options)
     check_share(options.share)
+    options.shard = shard_of(options.shard)
+    options.gpus = gpus_of(options.gpus_per_process)
+    if options.shard is not None:
+        _refuse_with_shards(options)
 
 
 def decide(options: argparse.Namespace) -> None:
@@ -169,6 +174,16 @@ def decide(options: argparse.Namespace) -> None:
     decide_where(options)
     decide_tile_prompts(options, uses_sd3)
     decide_texture(options, options.rec_type in RECURSIVE_KINDS)
+
+
+def _refuse_with_shards(options: argparse.Namespace) -> None:
+    if options.find_detail is not None:
+        raise InputError(
+            "--find_detail: not in shards; propose the spots once (--find_detail N --dry_run), and give them "
+            "to all shards: --regions OUT/spots.csv"
+        )
+    if options.share is not None:
+        raise InputError("--share: not in shards; share a picture when all are done, with make_viewer.py")
 
 
 def _decide_backbone(options: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from checkpoints.hub import SD3_NAME, VLM_NAME
 from checkpoints.places import DAPE, QUANTIZED, RAM, SR_LORA, SR_VAE, default_help
 from command.arguments import Help, at_least, width_and_height
 from command.films import add_film_options
+from command.sharding import add_sharding_options
 from command.viewing import add_share_option
 from zoom.settings import (
     ALIGN_METHODS,
@@ -55,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_share_option(parser.add_argument_group("the page"))
     add_film_options(parser)
     _the_machine(parser)
+    add_sharding_options(parser)
     return parser
 
 

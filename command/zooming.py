@@ -19,6 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from command.console import ALL_DONE, SOME_FAILED, say
 from command.parts import Parts
 from errors import FileRefused
+from results.joining import SharedFolder, remove_shards
 from results.output_tree import OutputTree
 from results.pictures import Failure
 from results.prompts_file import FixedPrompts, prompts_csv
@@ -56,7 +57,7 @@ def describe(settings: ChainSettings, parts: Parts, fixed_prompts: FixedPrompts)
     return json.loads(json.dumps(described))  # as it is read back: lists for tuples
 
 
-def environment(parts: Parts) -> dict[str, Any]:
+def about_machine(parts: Parts | None = None) -> dict[str, Any]:
     """Collect what is good to know about the machine and the installed versions."""
     versions = {}
     for package in ("pillow", "numpy", "torch", "diffusers", "transformers", "onnxruntime"):
@@ -64,7 +65,7 @@ def environment(parts: Parts) -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    devices = vars(parts.machine.devices) if parts.machine else {}
+    devices = vars(parts.machine.devices) if parts and parts.machine else {}
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -100,9 +101,13 @@ def zoom_all(
         for record in report.pictures.values():
             if record.label == failure.label or record.label == f"{failure.label}~{record.spot}":
                 record.status, record.failure = "failed", failure.reason
-    _warn_of_idle_prompts(chain, records)
+    shard = chain.tree.shard
+    if shard is None:
+        _warn_of_idle_prompts(chain, records)
     _written(report.save)
-    page = Page(chain.tree, report)
+    if shard is None:
+        remove_shards(chain.tree.root)  # an earlier run's: what they reported stands in run.json
+    page = Page(chain.tree, report if shard is None else SharedFolder(chain.tree.root, report))
     _written(page.begin)
     _written(page.save)
     how = "stopped"
@@ -202,7 +207,9 @@ def _say_what_happened(
     done = sum(record.status == "done" for record in records)
     if not options.quiet:
         magnification = chain.settings.magnification(chain.settings.rec_num)
-        say(f"{done} of {len(records) + len(unreadable)} pictures zoomed to {magnification}x")
+        shard = chain.tree.shard
+        share = f"shard {shard.number}/{shard.count}: " if shard else ""
+        say(f"{share}{done} of {len(records) + len(unreadable)} pictures zoomed to {magnification}x")
         say(
             f"Open {chain.tree.index} in a browser and fly through them; {chain.tree.root / 'recursive'} has "
             f"each picture's states side by side, {chain.tree.root / 'per-sample'} each state by itself."

@@ -39,12 +39,16 @@ class EarlierReport:
         settings: what decided its pixels.
         pictures: by name.
         unreadable: files that are no pictures.
+        started: when.
+        stage_seconds: by stage.
     """
 
     status: str
     settings: dict[str, Any]
     pictures: dict[str, PictureRecord]
     unreadable: list[Failure]
+    started: str
+    stage_seconds: dict[str, float]
 
 
 def load_report(file: Path) -> EarlierReport | None:
@@ -72,7 +76,15 @@ def load_report(file: Path) -> EarlierReport | None:
         by_name = {picture.name: picture for picture in pictures}
         _must(len({name.casefold() for name in by_name}) == len(pictures))
         unreadable = [Failure(**_checked(entry, _FAILURE)) for entry in content["unreadable"]]
-        return EarlierReport(content["status"], content["settings"], by_name, unreadable)
+        _must(_text(content["started"]) and _seconds(content["stage_seconds"]))
+        return EarlierReport(
+            content["status"],
+            content["settings"],
+            by_name,
+            unreadable,
+            content["started"],
+            content["stage_seconds"],
+        )
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, RecursionError):

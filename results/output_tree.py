@@ -30,23 +30,24 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 
-import filelock
 from PIL import Image
 
 from errors import FileRefused, InputError, OutputError
 from machine.interrupts import held
+from results.locks import locked
 from results.pictures import Source, real_path
+from results.shards import FOLDER as SHARDS
+from results.shards import Shard, report_of
 
 log = logging.getLogger(__name__)
 
 # Everything is written under such a name first; a rerun sweeps up what a killed run left.
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".writing-", ".part"
-LOCK = ".lock"
 PATIENCE = (0.1, 0.3, 1.0)  # seconds between tries to replace a file that another program has open
 FOLDERS = ("per-sample", "per-scale", "recursive")
 SPOTS, PAGE, VIDEO = "spots", "page", "video"
 FILMS = ("mp4", "webp", "gif")  # formats of films, and how their files end
-OURS = (*FOLDERS, SPOTS, PAGE, VIDEO)  # all that a run may write into
+OURS = (*FOLDERS, SPOTS, PAGE, VIDEO, SHARDS)  # all that a run may write into
 
 _WINDOWS_DEVICES = {
     "CON",
@@ -148,8 +149,9 @@ def _stem_ending_and_hash(source: Source) -> str:
 class OutputTree:
     """The places of a run's files below its output folder, and atomic writes to them."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, shard: Shard | None = None) -> None:
+        self.root, self.shard = root, shard
+        self._prefix = TEMPORARY_PREFIX if shard is None else f"{TEMPORARY_PREFIX}{shard.tag}-"
 
     def state(self, name: str, step: int) -> Path:
         """State `step` of a picture, 0 for the picture itself."""
@@ -200,13 +202,13 @@ class OutputTree:
 
     @property
     def run_json(self) -> Path:
-        """The report, see `results.run_report.RunReport`."""
-        return self.root / "run.json"
+        """The report, see `results.run_report.RunReport`; each shard has its own."""
+        return report_of(self.root, self.shard)
 
     @property
     def prompts_csv(self) -> Path:
-        """All prompts of the run, in the form that ``--prompts_file`` reads."""
-        return self.root / "prompts.csv"
+        """All prompts of the run, in the form that ``--prompts_file`` reads; each shard has its own."""
+        return self.run_json.parent / "prompts.csv"
 
     def prepare(self) -> None:
         """Create the output folder, and see that it can be written to.
@@ -216,38 +218,27 @@ class OutputTree:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with _temporary(self.root):
+            with _temporary(self.root, self._prefix):
                 pass
         except OSError as error:
             raise InputError(f"--output_dir {self.root}: cannot be written to ({error})") from error
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep every other run out of this folder.
+        """Keep every other run out of this folder, but for the other shards of this one.
 
         Raises:
             InputError: another run is writing here.
         """
-        lock = filelock.FileLock(self.root / LOCK, blocking=False)
-        try:
-            try:
-                with held():  # a signal in between would leave the file behind
-                    lock.acquire()
-            except filelock.Timeout as error:
-                raise InputError(f"--output_dir {self.root}: another run is writing here") from error
-            except (OSError, NotImplementedError) as error:  # some network file systems
-                log.info("%s: cannot be locked (%s)", self.root, error)
+        with locked(self.root, self.shard):
             yield
-        finally:
-            with held():
-                if lock.is_locked:  # it refuses to lock a file that is gone: nothing races
-                    with contextlib.suppress(OSError):  # Windows removes no file that is open
-                        (self.root / LOCK).unlink()
-                lock.release()
 
     def sweep(self) -> None:
-        """Remove the temporary files of a killed run. Only under `lock`: another run's are in use."""
-        pattern = f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"
+        """Remove the temporary files of a killed run. Only under `lock`: another run's are in use.
+
+        A shard removes those of its own number alone.
+        """
+        pattern = f"{self._prefix}*{TEMPORARY_SUFFIX}"
         ours = [self.root / folder for folder in OURS]
         inside = (file for folder in ours if not folder.is_symlink() for file in folder.rglob(pattern))
         for file in (*self.root.glob(pattern), *inside):
@@ -329,7 +320,7 @@ class OutputTree:
         self._prove_inside(file)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with _temporary(file.parent) as temporary:
+            with _temporary(file.parent, self._prefix) as temporary:
                 yield temporary
                 with held():
                     _replace(temporary, file)
@@ -365,9 +356,9 @@ def _replace(temporary: Path, file: Path) -> None:
 
 
 @contextlib.contextmanager
-def _temporary(folder: Path) -> Iterator[Path]:
+def _temporary(folder: Path, prefix: str) -> Iterator[Path]:
     """Yield a new empty file in `folder`; it is gone afterwards unless it was renamed."""
-    handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=TEMPORARY_SUFFIX, dir=folder)
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=TEMPORARY_SUFFIX, dir=folder)
     os.close(handle)
     temporary = Path(name)
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from checkpoints.hashing import sha256_of
 from errors import InputError
-from results.load_report import load_report
+from results.joining import known_report, remove_shards
 from results.output_tree import FOLDERS, OutputTree, assign_names
 from results.pictures import Source
 from results.run_report import PictureRecord
@@ -32,7 +32,7 @@ def earlier_results(tree: OutputTree, settings: dict[str, Any], announce: bool =
         InputError: the folder holds results of other settings, or of another program.
     """
     try:
-        old = load_report(tree.run_json)
+        old = known_report(tree.root)
     except InputError as error:
         raise InputError(f"{error}; {WAY_OUT}") from None
     if old is None:
@@ -40,7 +40,7 @@ def earlier_results(tree: OutputTree, settings: dict[str, Any], announce: bool =
             if (tree.root / folder).exists():
                 raise InputError(f"{tree.root / folder}: results without a run.json; {WAY_OUT}")
         return {}
-    if announce and old.status == "running":
+    if announce and old.status == "running" and tree.shard is None:
         log.warning("%s: the earlier run was interrupted; this one goes on from there", tree.root)
     changed = differences(old.settings, settings)
     if changed:
@@ -59,9 +59,13 @@ def take_up(tree: OutputTree, sources: Sequence[Source], earlier: Records) -> li
     """Give every picture a record, the one of an earlier run where its file has not changed.
 
     Args:
-        tree: the folder; results of pictures that have changed are removed from it.
+        tree: the folder; results of pictures that have changed are removed from it. Where it is a shard's, it
+            sees to its own pictures only.
         sources: the pictures of this run.
         earlier: from `earlier_results`; none where the run starts anew.
+
+    Returns:
+        A record each, also of other shards' pictures.
     """
     names = assign_names(sources, _names_taken(sources, earlier))
     if not earlier:  # whatever lies under these names is no result of a run that is known
@@ -70,15 +74,22 @@ def take_up(tree: OutputTree, sources: Sequence[Source], earlier: Records) -> li
     for source in sources:
         name = names[source]
         record = earlier.get(name)
+        if not (tree.shard is None or tree.shard.has(source.label, source.spot)):
+            records.append(record or _new(name, source))
+            continue
         if record is not None and _has_changed(record, source):
             log.info("%s: has changed since the earlier run, it is done again", source.label)
             tree.remove([name])
             record = None
-        record = record or PictureRecord(name, source.label, source.key)
+        record = record or _new(name, source)
         record.label, record.file = source.label, source.key
         record.spot, record.center = source.spot, source.center
         records.append(record)
     return records
+
+
+def _new(name: str, source: Source) -> PictureRecord:
+    return PictureRecord(name, source.label, source.key, source.spot, source.center)
 
 
 def _has_changed(record: PictureRecord, source: Source) -> bool:
@@ -97,12 +108,13 @@ def _sha256(file: Path) -> str | None:
 def remove_all(tree: OutputTree) -> None:
     """Remove the results of all pictures that the folder's run.json names."""
     try:
-        old = load_report(tree.run_json)
+        old = known_report(tree.root)
     except InputError as error:
         log.warning("%s: the pictures that it names are not removed", error)
         return
     if old:
         tree.remove(list(old.pictures))
+    remove_shards(tree.root)
 
 
 def _names_taken(sources: Sequence[Source], earlier: Records) -> dict[tuple[str, str], str]:

@@ -85,7 +85,10 @@ class Page:
         """
         for name in (*SCRIPTS, STYLES):
             self.tree.write((PAGE / name).read_bytes(), self.tree.page_part(name))
-        for picture in self.run.pictures.values():
+        pictures = self.run.pictures
+        for picture in pictures.values():
+            if self.tree.shard is not None and not self.tree.shard.has(picture.label, picture.spot):
+                continue  # that shard sees to it
             if anew or (picture.status == "done" and not self._description(picture).exists()):
                 self.show(picture)
             elif picture.status == "done":
@@ -128,7 +131,11 @@ class Page:
 
     def _write_index(self) -> None:
         run = self.run
-        folder = folder_of(run.status, run.settings, run.pictures.values(), run.unreadable, self._shown)
+        pictures = run.pictures
+        shown = self._shown
+        if self.tree.shard is not None:
+            shown = shown | {one.name for one in pictures.values() if self._description(one).exists()}
+        folder = folder_of(run.status, run.settings, pictures.values(), run.unreadable, shown)
         page = _fill_in(
             policy=POLICY,
             styles=f'<link rel="stylesheet" href="page/{STYLES}">',

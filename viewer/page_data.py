@@ -51,7 +51,10 @@ def folder_of(
 
 def _entry(picture: PictureRecord, group: int, shown: bool) -> dict[str, Any]:
     """Return what the gallery says of a picture, an ``Entry``."""
-    deepest = layers_of(picture)[-1] if shown else None
+    layers = layers_of(picture)
+    deepest = (
+        layers[-1] if shown and len(layers) > 1 else None
+    )  # another shard's report may be behind its files
     name = page_id(picture.name)
     return {
         "id": name,
