@@ -79,6 +79,16 @@ function stepsToGo(route, number, camera) {
   return Math.log(camera[2] / layer.stop[2]) / Math.log(ratio);
 }
 
+/**
+ * How a layer lies over those before it: its opacity, and how far its soft edges reach inwards, as a share of its sides.
+ * @param {Route} route @param {number} number @param {Rectangle} camera @param {Law} law @returns {[number, number]}
+ */
+function presence(route, number, camera, law) {
+  if (!number) return [1, 0];
+  const way = clamp(1 - stepsToGo(route, number, camera), 0, 1);
+  return [smooth(way / law.fade), law.feather * (1 - way ** 2)];
+}
+
 /** Pictures that are read when they are first wanted. */
 class Pictures {
   /** @param {() => void} changed called when a picture has come, or cannot be read */
@@ -177,17 +187,14 @@ class Scene {
         const src = (plain && layer.plain) || layer.src;
         wanted.add(src);
         const image = this.pictures.get(src); // asked for a little before it is seen
-        const way = number ? clamp(1 - toGo, 0, 1) : 1;
-        const opacity = number ? smooth(way / this.law.fade) : 1;
-        if (image && opacity > 0) {
-          visible.push({ image, place, opacity, feather: this.law.feather * (1 - way ** 2), number });
-        }
+        const [opacity, feather] = presence(route, number, camera, this.law);
+        if (image && opacity > 0) visible.push({ image, place, opacity, feather, number });
       }
     }
     visible.sort((a, b) => a.number - b.number);
     const covers = visible.map((one) => one.opacity === 1 && one.feather === 0 && this.fills(one.place));
     for (const one of visible.slice(Math.max(covers.lastIndexOf(true), 0))) {
-      if (one.opacity === 1 && (one.feather === 0 || one.number === 0)) {
+      if (one.opacity === 1 && one.feather === 0) {
         this.put(this.context, one.image, one.place);
       } else {
         this.layOver(one.image, one.place, one.opacity, one.feather);
