@@ -25,7 +25,7 @@ from viewer.page_data import folder_of, route_of, script_text
 log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
-SCRIPTS = ("scene.js", "flight.js", "map.js", "gallery.js")
+SCRIPTS = ("scene.js", "map.js", "steering.js", "flight.js", "gallery.js")
 STYLES = "page.css"
 # what the page may read: its own files (some browsers call them file:), and nothing from anywhere else
 POLICY = (

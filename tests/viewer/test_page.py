@@ -222,6 +222,6 @@ def test_nothing_in_a_name_ends_the_script_that_it_stands_in(photos, tmp_path, c
     (out / "run.json").write_text(json.dumps(report))
     command("make_viewer", out)
     assert folder_in(out)["pictures"][0]["label"] == name
-    assert (out / "index.html").read_text(encoding="utf-8").count("</script>") == 5
+    assert (out / "index.html").read_text(encoding="utf-8").count("</script>") == 6
     [described] = (out / "page" / "pictures").glob("*.js")
     assert "</script>" not in described.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-// The flight through one picture: its stage, how it is steered, and what is said of the state that is seen.
+// The flight through one picture: where it is, what its stage shows, and what is said of the state that is seen.
 "use strict";
 
 /** @type {Record<string, string>} */
@@ -54,7 +54,7 @@ class Flight {
     /** @type {{step: (milliseconds: number) => boolean, last: number} | null} */
     this.motion = null;
     new ResizeObserver(() => this.fit()).observe(element("stage-box", HTMLElement));
-    this.listen();
+    this.steering = new Steering(this, this.canvas);
   }
 
   /** Show a picture. @param {Route[]} routes that share it @param {Route} route the one to fly */
@@ -208,8 +208,6 @@ class Flight {
     }
   }
 
-  // -- flying -----------------------------------------------------------------------------------------------
-
   /** Go to a depth at once. @param {number} depth */
   seek(depth) {
     this.depth = clamp(depth, 0, this.last);
@@ -335,120 +333,11 @@ class Flight {
     this.redraw();
   }
 
-  // -- steering ---------------------------------------------------------------------------------------------
-
-  listen() {
-    const { canvas } = this;
-    canvas.addEventListener(
-      "wheel",
-      (event) => {
-        event.preventDefault();
-        const pixels = event.deltaY * [1, 30, 400][event.deltaMode];
-        this.zoomBy(-pixels / (event.ctrlKey ? 150 : 600), this.share(event)); // with ctrl: a touchpad's pinch
-      },
-      { passive: false },
-    );
-    canvas.addEventListener("dblclick", (event) => this.glide(Math.round(this.depth) + (event.shiftKey ? -1 : 1)));
-    canvas.addEventListener("keydown", (event) => this.key(event));
-    canvas.addEventListener("keyup", (event) => event.key === "b" && this.holdPlain(false));
-    canvas.addEventListener("blur", () => this.holdPlain(false));
-    this.slider.addEventListener("input", () => {
-      this.motion = null;
-      this.offset = [0, 0];
-      this.seek(Number(this.slider.value));
-    });
-    this.play.addEventListener("click", () => this.togglePlay());
-    element("compare", HTMLButtonElement).addEventListener("click", () => this.compare(!this.comparing));
-    element("outline", HTMLButtonElement).addEventListener("click", () => this.outline());
-    this.listenToPointers();
-    this.listenToHandle();
-  }
-
-  listenToPointers() {
-    const { canvas } = this;
-    /** @type {Map<number, [number, number]>} */
-    const fingers = new Map();
-    const spread = () => {
-      const [a, b] = [...fingers.values()];
-      return Math.hypot(a[0] - b[0], a[1] - b[1]);
-    };
-    canvas.addEventListener("pointerdown", (event) => {
-      canvas.setPointerCapture(event.pointerId);
-      fingers.set(event.pointerId, [event.clientX, event.clientY]);
-    });
-    canvas.addEventListener("pointermove", (event) => {
-      const before = fingers.get(event.pointerId);
-      if (!before) return;
-      const apart = fingers.size === 2 ? spread() : 0;
-      fingers.set(event.pointerId, [event.clientX, event.clientY]);
-      if (fingers.size === 1) {
-        const box = canvas.getBoundingClientRect();
-        this.pan((before[0] - event.clientX) / box.width, (before[1] - event.clientY) / box.height);
-      } else if (apart > 0) {
-        const step = this.last ? this.current.layers[1].factor : 2;
-        this.zoomBy(Math.log(spread() / apart) / Math.log(step), this.share(event));
-      }
-    });
-    for (const end of ["pointerup", "pointercancel"]) {
-      canvas.addEventListener(end, (event) => fingers.delete(/** @type {PointerEvent} */ (event).pointerId));
-    }
-  }
-
-  listenToHandle() {
-    this.handle.addEventListener("pointerdown", (event) => {
-      this.handle.setPointerCapture(event.pointerId);
-      event.preventDefault();
-      this.handle.focus();
-    });
-    this.handle.addEventListener("pointermove", (event) => {
-      if (this.handle.hasPointerCapture(event.pointerId)) this.splitAt(this.share(event)[0]);
-    });
-    this.handle.addEventListener("keydown", (event) => {
-      const by = { ArrowLeft: -0.05, ArrowDown: -0.05, ArrowRight: 0.05, ArrowUp: 0.05, Home: -1, End: 1 }[event.key];
-      if (by === undefined) return;
-      event.preventDefault();
-      this.splitAt(this.split + by);
-    });
-  }
-
-  /** Where an event is on the stage, as shares of it. @param {MouseEvent} event @returns {[number, number]} */
-  share(event) {
-    const box = this.canvas.getBoundingClientRect();
-    return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
-  }
-
   /** @param {boolean} on */
   holdPlain(on) {
     if (this.allPlain === on) return;
     this.allPlain = on;
     this.redraw();
-  }
-
-  /** @param {KeyboardEvent} event */
-  key(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    /** @type {Record<string, () => void>} */
-    const keys = {
-      "+": () => this.zoomBy(0.25),
-      "=": () => this.zoomBy(0.25),
-      "-": () => this.zoomBy(-0.25),
-      PageUp: () => this.glide(Math.ceil(this.depth - 1.01)),
-      PageDown: () => this.glide(Math.floor(this.depth + 1.01)),
-      Home: () => this.glide(0),
-      End: () => this.glide(this.last),
-      ArrowLeft: () => this.pan(-0.1, 0),
-      ArrowRight: () => this.pan(0.1, 0),
-      ArrowUp: () => this.pan(0, -0.1),
-      ArrowDown: () => this.pan(0, 0.1),
-      " ": () => this.togglePlay(),
-      b: () => this.holdPlain(this.current.layers.some((layer) => layer.plain)),
-      c: () => !element("compare", HTMLButtonElement).hidden && this.compare(!this.comparing),
-      o: () => this.outline(),
-    };
-    const act = /^[0-9]$/.test(event.key) ? () => this.glide(Number(event.key)) : keys[event.key];
-    if (!act) return;
-    event.preventDefault();
-    act();
   }
 }
 
