@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     set_up_logging(logging.ERROR if options.quiet else logging.WARNING)
     if options.picture is not None and options.share is None:
         raise InputError("--picture only goes with --share")
-    check_share(options.share)
+    check_share(options.share, options.folder)
     film = film_settings(options)
     if not options.folder.is_dir():
         raise InputError(f"{options.folder}: no such folder")

@@ -118,7 +118,7 @@ def check(options: argparse.Namespace) -> None:
     _must_be_file(options, "prompts_file")
     _must_be_file(options, "regions")
     film_settings(options)
-    check_share(options.share)
+    check_share(options.share, options.output_dir)
     options.shard = shard_of(options.shard)
     options.gpus = gpus_of(options.gpus_per_process)
     if options.shard is not None:

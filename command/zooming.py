@@ -108,8 +108,7 @@ def zoom_all(
     if shard is None:
         remove_shards(chain.tree.root)  # an earlier run's: what they reported stands in run.json
     page = Page(chain.tree, report if shard is None else SharedFolder(chain.tree.root, report))
-    _written(page.begin)
-    _written(page.save)
+    written = _written(page.begin) & _written(page.save)
     how = "stopped"
     try:
         _follow(chain, report, page, records, options)
@@ -130,11 +129,11 @@ def zoom_all(
         for record in records:
             if record.status == "started":
                 _written(partial(page.show, record))
-        reports_written = _written(lambda: report.finish(how))
-        reports_written &= _written(page.save)
-        reports_written &= _written(lambda: _write_prompts(chain.tree, report))
+        written &= _written(lambda: report.finish(how))
+        written &= _written(page.save)
+        written &= _written(lambda: _write_prompts(chain.tree, report))
     _say_what_happened(options, chain, records, unreadable, failed)
-    return ALL_DONE if reports_written and not failed else SOME_FAILED
+    return ALL_DONE if written and not failed and not page.left_out else SOME_FAILED
 
 
 def _follow(
@@ -175,7 +174,7 @@ def _written(write: Callable[[], None]) -> bool:
     try:
         write()
     except FileRefused as error:
-        log.warning("%s", error)
+        log.error("%s", error)
         return False
     return True
 

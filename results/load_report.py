@@ -28,6 +28,7 @@ MAX_BYTES = 2**30  # a report of 100,000 pictures of four steps has 0.2 GB
 MOST_RECORDS = 1000
 MOST_TILES = 100_000  # a step
 LARGEST_SIDE = 2**24
+SMALLEST_VIEW = 1e-100  # pixels a side: a pixel in 8**100
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def _reals(count: int) -> Callable[[object], bool]:
 
 
 def _view(value: object) -> bool:
-    return _reals(4)(value) and min(value[2:]) > 0  # type: ignore[index]
+    return _reals(4)(value) and min(value[2:]) >= SMALLEST_VIEW  # type: ignore[index]
 
 
 _PICTURE: dict[str, Callable[[object], bool]] = {
@@ -209,6 +210,8 @@ def _picture(entry: object) -> PictureRecord:
     steps = [_step(step) for step in checked["steps"]]
     _must([step.step for step in steps] == list(range(1, len(steps) + 1)))
     _must(all(one.magnification < next_one.magnification for one, next_one in pairwise(steps)))
+    _must((checked["size"] is None) == (checked["view"] is None))
+    _must(checked["view"] is not None or not steps)
     pairs = {name: _tuple(checked[name]) for name in ("center", "size", "view")}
     return PictureRecord(**{**checked, **pairs, "steps": steps})
 

@@ -71,7 +71,7 @@ def locked(root: Path, shard: Shard | None) -> Iterator[None]:
             _refuse_others(root, shard)
         except filelock.Timeout as error:
             what = "another run" if shard is None else f"shard {shard.number}/{shard.count} already"
-            raise InputError(f"--output_dir {root}: {what} is writing here") from error
+            raise InputError(f"{root}: {what} is writing here") from error
         except (OSError, NotImplementedError) as error:  # some network file systems
             log.info("%s: cannot be locked (%s)", root, error)
         yield
@@ -90,11 +90,11 @@ def _refuse_others(root: Path, shard: Shard | None) -> None:
         InputError: one is not.
     """
     if shard is not None and not _is_free(root / LOCK, PATIENCE):
-        raise InputError(f"--output_dir {root}: another run is writing here")
+        raise InputError(f"{root}: another run is writing here")
     for other in shards_at_work(root, shard):
         if shard is None or other.count != shard.count:
             who = f"shard {other.number} of {other.count}"
-            raise InputError(f"--output_dir {root}: {who} is writing here")
+            raise InputError(f"{root}: {who} is writing here")
 
 
 def _is_free(file: Path, patience: float) -> bool:

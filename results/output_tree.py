@@ -221,7 +221,7 @@ class OutputTree:
             with _temporary(self.root, self._prefix):
                 pass
         except OSError as error:
-            raise InputError(f"--output_dir {self.root}: cannot be written to ({error})") from error
+            raise InputError(f"{self.root}: cannot be written to ({error})") from error
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -331,14 +331,15 @@ class OutputTree:
 
 
 def _unlink(files: Iterable[Path]) -> None:
-    """Remove files, as far as they are there.
+    """Remove files, as far as they are there; folders stay.
 
     Raises:
         OutputError: one cannot be removed.
     """
     try:
         for file in files:
-            file.unlink(missing_ok=True)
+            if not file.is_dir() or file.is_symlink():
+                file.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{error.filename}: cannot be removed ({error.strerror})") from error
 
@@ -372,6 +373,17 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def size_of_state(file: Path) -> tuple[int, int] | None:
+    """Return width and height of a state, as its file's first bytes say; None where it is no picture."""
+    try:
+        if not file.is_file():  # a pipe would be waited for for ever
+            return None
+        with warnings.catch_warnings(action="ignore"), Image.open(file, formats=["PNG"]) as image:
+            return image.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
 
 
 def read_state(file: Path, size: tuple[int, int]) -> Image.Image | None:

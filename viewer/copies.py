@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from PIL import Image
 
 from errors import PictureError
-from results.output_tree import OutputTree, read_state
+from results.output_tree import OutputTree, read_state, size_of_state
 from results.run_report import PictureRecord, StepRecord
 from viewer.flight import layers_of
 
@@ -29,6 +29,18 @@ def state_of(tree: OutputTree, picture: PictureRecord, step: int, size: tuple[in
     if state is None:
         raise PictureError(f"state {step} is gone or damaged: {file}")
     return state
+
+
+def check_states(tree: OutputTree, picture: PictureRecord) -> None:
+    """See that all states of a picture are there, in the sizes that its record says, without their pixels.
+
+    Raises:
+        PictureError: one is gone, or another than the record says.
+    """
+    for layer in layers_of(picture):
+        file = tree.state(picture.name, layer.step)
+        if size_of_state(file) != layer.size:
+            raise PictureError(f"state {layer.step} is gone or damaged: {file}")
 
 
 def small_copy(tree: OutputTree, picture: PictureRecord) -> bytes:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from errors import PictureError
+from errors import FileRefused, OutputError, PictureError
 from machine.pace import Pace
 from results.output_tree import OutputTree, page_id
 from results.pictures import Failure
 from results.run_report import PictureRecord
-from viewer.copies import jpeg, plain_pictures, small_copy
+from viewer.copies import check_states, jpeg, plain_pictures, small_copy
 from viewer.flight import layers_of
 from viewer.page_data import folder_of, route_of, script_text
 
@@ -75,7 +75,7 @@ class Page:
         self._pace = Pace()
 
     def begin(self, anew: bool = False) -> None:
-        """Write the page's scripts and styles, and what is missing of pictures that are done.
+        """Write the page's scripts and styles, and what is missing of pictures that have states.
 
         Args:
             anew: write what there is of every picture again.
@@ -89,35 +89,49 @@ class Page:
         for picture in pictures.values():
             if self.tree.shard is not None and not self.tree.shard.has(picture.label, picture.spot):
                 continue  # that shard sees to it
-            if anew or (picture.status == "done" and not self._description(picture).exists()):
+            if anew or not self._description(picture).is_file():
                 self.show(picture)
-            elif picture.status == "done":
+            else:
                 self._shown.add(picture.name)
 
     def show(self, picture: PictureRecord) -> None:
         """Write what the page says of a picture, and copies that it shows; nothing where it has no states.
 
+        Where that is not possible it is left out, and named.
+
         Raises:
-            FileRefused, OutputError: see `OutputTree.write`.
+            OutputError: the disk is full.
         """
-        layers = layers_of(picture)
-        if len(layers) < 2:
+        if len(layers_of(picture)) < 2:
             return
-        name = page_id(picture.name)
         try:
-            self.tree.write(small_copy(self.tree, picture), self.tree.page_part(f"pictures/{name}.jpg"))
-            plain = {}
-            for step, image in plain_pictures(self.tree, picture):
-                plain[step] = f"page/pictures/{name}-{step}.jpg"
-                self.tree.write(jpeg(image), self.tree.root / plain[step])
-        except PictureError as error:
-            log.warning("%s: left out of the page: %s", picture.label, error)
-            self.left_out.append(picture.label)
+            self._show(picture)
+            self._shown.add(picture.name)
             return
-        files = [self.tree.state(picture.name, layer.step).relative_to(self.tree.root) for layer in layers]
+        except (PictureError, FileRefused) as error:
+            reason = str(error)
+        except OutputError:
+            raise
+        except Exception as error:  # whatever a forged report makes of a good file
+            log.debug("%s", picture.label, exc_info=True)
+            reason = f"failed unexpectedly: {type(error).__name__}"
+        log.error("%s: left out of the page: %s", picture.label, reason)
+        self.left_out.append(picture.label)
+
+    def _show(self, picture: PictureRecord) -> None:
+        name = page_id(picture.name)
+        check_states(self.tree, picture)
+        self.tree.write(small_copy(self.tree, picture), self.tree.page_part(f"pictures/{name}.jpg"))
+        plain = {}
+        for step, image in plain_pictures(self.tree, picture):
+            plain[step] = f"page/pictures/{name}-{step}.jpg"
+            self.tree.write(jpeg(image), self.tree.root / plain[step])
+        files = [
+            self.tree.state(picture.name, layer.step).relative_to(self.tree.root)
+            for layer in layers_of(picture)
+        ]
         route = route_of(picture, [quote(file.as_posix()) for file in files], plain)
         self.tree.write(f"takePicture({script_text(route)});\n".encode(), self._description(picture))
-        self._shown.add(picture.name)
 
     def save(self, now: bool = True) -> None:
         """Write index.html; with ``now=False`` only where the last time is long ago.
@@ -134,7 +148,7 @@ class Page:
         pictures = run.pictures
         shown = self._shown
         if self.tree.shard is not None:
-            shown = shown | {one.name for one in pictures.values() if self._description(one).exists()}
+            shown = shown | {one.name for one in pictures.values() if self._description(one).is_file()}
         folder = folder_of(run.status, run.settings, pictures.values(), run.unreadable, shown)
         page = _fill_in(
             policy=POLICY,

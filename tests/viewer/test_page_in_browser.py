@@ -324,6 +324,52 @@ def test_spots_of_a_picture_lie_on_it_and_are_flown_into(tmp_path, command, open
         assert decibels(seen, state.resize(seen.size, Image.Resampling.BICUBIC)) > 30
 
 
+def test_neighbouring_spots_do_not_cover_the_one_that_is_flown(tmp_path, command, open_page):
+    picture_of(0).save(tmp_path / "cat.png")
+    spots = tmp_path / "spots.csv"
+    spots.write_text("file,x,y,label\ncat.png,0.50,0.40,p\ncat.png,0.54,0.42,q\n")
+    out = tmp_path / "out"
+    command("inference_coz", "-i", tmp_path / "cat.png", "-o", out, "--regions", spots,
+            "--rec_type", "bicubic", "--rec_num", 2, "--process_size", 256)  # fmt: skip
+    for number, spot in enumerate("pq"):  # so that they can be told apart
+        for step in (1, 2):
+            picture_of(number + step).resize((256, 256)).save(OutputTree(out).state(f"cat~{spot}", step))
+    opened = open_page(out / "index.html")
+    for number, spot in enumerate("pq"):
+        opened.page.goto(f"{(out / 'index.html').as_uri()}#{page_id(f'cat~{spot}')}")
+        opened.wait(f"gallery.flight.route?.spot === '{spot}'")
+        for step in (1, 2):
+            opened.seek(4**step)
+            expected = (
+                picture_of(number + step).resize((256, 256)).resize((512, 512), Image.Resampling.BICUBIC)
+            )
+            assert decibels(opened.stage(), expected) > 30, (spot, step)
+
+
+def test_a_picture_whose_file_is_gone_can_be_tried_again(five_states, tmp_path, open_page):
+    out = tmp_path / "out"
+    shutil.copytree(five_states, out)
+    file = out / "page" / "pictures" / f"{page_id('cat')}.js"
+    file.rename(tmp_path / "away.js")
+    opened = open_page(out / "index.html")
+    opened.wait("document.getElementById('problem').textContent.includes('is gone')")
+    (tmp_path / "away.js").rename(file)
+    opened.page.locator("#cards a").click()
+    opened.wait("gallery.flight.route && document.getElementById('problem').textContent === ''")
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_nothing_is_wider_than_a_telephone(five_states, open_page, width):
+    opened = open_page(five_states / "index.html", width, 800)
+    opened.page.evaluate("document.getElementById('stage-box').style.width = ''")
+    opened.page.locator("#compare").click()
+    for key in ("Home", "End"):
+        opened.page.locator("#handle").press(key)
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+    opened.page.locator("#back").click()
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
 def test_a_shared_page_holds_everything_itself(five_states, tmp_path, command, open_page):
     shared = tmp_path / "cat.html"
     assert command("make_viewer", five_states, "--share", shared).code == 0

@@ -30,9 +30,10 @@ function times(factor) {
 
 /** Flies through one route at a time of those that share a picture. */
 class Flight {
-  /** @param {Law} law */
-  constructor(law) {
+  /** @param {Law} law @param {(route: Route) => void} flownTo called when another spot is flown into */
+  constructor(law, flownTo) {
     this.law = law;
+    this.flownTo = flownTo;
     this.canvas = element("stage", HTMLCanvasElement);
     this.slider = element("depth", HTMLInputElement);
     this.play = element("play", HTMLButtonElement);
@@ -146,7 +147,7 @@ class Flight {
     const density = Math.min(window.devicePixelRatio || 1, 2);
     this.canvas.width = Math.max(1, Math.round(box.width * density));
     this.canvas.height = Math.max(1, Math.round(box.height * density));
-    this.redraw();
+    this.paint(); // at once: the canvas is empty now
   }
 
   redraw() {
@@ -172,7 +173,7 @@ class Flight {
     const split = this.allPlain ? 0 : this.comparing ? this.split : 1;
     const next = this.current.layers[Math.min(Math.floor(this.depth + 1e-6) + 1, this.last)];
     const outline = this.outlining && this.depth < this.last ? next.view : null;
-    this.scene.draw(camera, split, outline);
+    this.scene.draw(camera, split, outline, this.current);
     this.map.update(this.current, camera);
     this.tell();
   }
@@ -281,6 +282,7 @@ class Flight {
       const seen = cameraAt(this.current, 0);
       this.route = route;
       this.show();
+      this.flownTo(route);
       const start = cameraAt(route, 0);
       this.depth = 0;
       this.offset = [(seen[0] - start[0]) / start[2], (seen[1] - start[1]) / start[3]];

@@ -153,31 +153,32 @@ class Scene {
    * @param {Rectangle} camera
    * @param {number} split share of the width from which on plain bicubic is shown; 1 for nowhere
    * @param {Rectangle | null} outline a part of the world to frame
+   * @param {Route} current the route that is flown: its states lie over those of other spots
    */
-  draw(camera, split, outline) {
+  draw(camera, split, outline, current) {
     const { context, canvas } = this;
     const wanted = /** @type {Set<string>} */ (new Set());
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, canvas.width, canvas.height);
     context.imageSmoothingEnabled = true;
     context.imageSmoothingQuality = "high";
-    if (split > 0) this.drawLayers(camera, false, wanted);
+    if (split > 0) this.drawLayers(camera, false, wanted, current);
     if (split < 1) {
       context.save();
       context.beginPath();
       context.rect(split * canvas.width, 0, canvas.width, canvas.height);
       context.clip();
-      this.drawLayers(camera, true, wanted);
+      this.drawLayers(camera, true, wanted, current);
       context.restore();
     }
     this.pictures.keep(wanted);
     if (outline) this.frame(this.place(outline, camera));
   }
 
-  /** @param {Rectangle} camera @param {boolean} plain @param {Set<string>} wanted */
-  drawLayers(camera, plain, wanted) {
+  /** @param {Rectangle} camera @param {boolean} plain @param {Set<string>} wanted @param {Route} current */
+  drawLayers(camera, plain, wanted, current) {
     const visible = [];
-    for (const route of this.routes) {
+    for (const route of [...this.routes.filter((one) => one !== current), current]) {
       for (let number = 0; number < route.layers.length; number++) {
         const layer = route.layers[number];
         const toGo = stepsToGo(route, number, camera);

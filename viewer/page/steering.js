@@ -26,7 +26,7 @@ class Steering {
       flight.glide(Math.round(flight.depth) + (event.shiftKey ? -1 : 1));
     });
     canvas.addEventListener("keydown", (event) => this.key(event));
-    canvas.addEventListener("keyup", (event) => event.key === "b" && flight.holdPlain(false));
+    canvas.addEventListener("keyup", (event) => event.key.toLowerCase() === "b" && flight.holdPlain(false));
     canvas.addEventListener("blur", () => flight.holdPlain(false));
     flight.slider.addEventListener("input", () => {
       flight.motion = null;
@@ -115,7 +115,8 @@ class Steering {
       c: () => !element("compare", HTMLButtonElement).hidden && flight.compare(!flight.comparing),
       o: () => flight.outline(),
     };
-    const act = /^[0-9]$/.test(event.key) ? () => flight.glide(Number(event.key)) : keys[event.key];
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    const act = /^[0-9]$/.test(key) ? () => flight.glide(Number(key)) : keys[key];
     if (!act) return;
     event.preventDefault();
     act();
