@@ -67,7 +67,6 @@ def run(options: "Namespace") -> int:
     from command.zooming import describe, environment, program_version, zoom_all
     from results.resume import earlier_results, remove_all, take_up, waiting
     from results.run_report import RunReport
-    from zoom.chain import Chain
 
     described = describe(settings, parts, fixed_prompts)
     looks_ahead = options.dry_run or options.find_detail or options.full_image
@@ -81,26 +80,17 @@ def run(options: "Namespace") -> int:
 
         print_plan(options, settings, sources, unreadable, parts, earlier)
         return SOME_FAILED if unreadable else ALL_DONE
-    refuse_too_little_space(settings, waiting(sources, earlier), tree.root)
+    refuse_too_little_space(settings, waiting(sources, earlier), tree.root, options.save)
     tree.prepare()
-    with tree.lock():
-        tree.sweep()
+    with tree.lock() as was_killed:
+        if was_killed:
+            tree.sweep()
         if options.overwrite:
             remove_all(tree)
         report = RunReport(tree, program_version(), described, environment(parts), times)
         report.pictures = {} if options.overwrite else earlier_results(tree, described)
         records = take_up(tree, sources, report.pictures)
-        chain = Chain(
-            settings,
-            tree,
-            parts.extractor,
-            parts.backbone,
-            times,
-            fixed_prompts,
-            options.save_prompts,
-            options.label_strip,
-        )
-        code = zoom_all(options, chain, report, parts, records, unreadable)
+        code = zoom_all(options, settings, report, parts, records, unreadable, fixed_prompts)
         film = film_settings(options)
         if film is not None:
             done = [record for record in records if record.status == "done"]

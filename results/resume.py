@@ -20,19 +20,22 @@ WAY_OUT = "give another --output_dir, or --overwrite to start anew"
 Records = dict[str, PictureRecord]
 
 
-def earlier_results(tree: OutputTree, settings: dict[str, Any], announce: bool = True) -> Records:
+def earlier_results(
+    tree: OutputTree, settings: dict[str, Any], announce: bool = True, file: Path | None = None
+) -> Records:
     """Read what earlier runs into the same folder have done, by name.
 
     Args:
         tree: the folder.
         settings: what decides the pixels of this run.
         announce: say so where this goes on with an interrupted run.
+        file: where the report is; None for the folder's run.json.
 
     Raises:
         InputError: the folder holds results of other settings, or of another program.
     """
     try:
-        old = load_report(tree.run_json)
+        old = load_report(file or tree.run_json)
     except InputError as error:
         raise InputError(f"{error}; {WAY_OUT}") from None
     if old is None:
@@ -56,10 +59,10 @@ def waiting(sources: Sequence[Source], earlier: Records) -> list[Source]:
 
 
 def take_up(tree: OutputTree, sources: Sequence[Source], earlier: Records) -> list[PictureRecord]:
-    """Give every picture a record, the one of an earlier run where its file has not changed.
+    """Give every picture a record, the one of an earlier run where there is one.
 
     Args:
-        tree: the folder; results of pictures that have changed are removed from it.
+        tree: the folder; results of pictures that are zoomed into elsewhere now are removed from it.
         sources: the pictures of this run.
         earlier: from `earlier_results`; none where the run starts anew.
     """
@@ -68,23 +71,25 @@ def take_up(tree: OutputTree, sources: Sequence[Source], earlier: Records) -> li
         tree.remove(list(names.values()))
     records = []
     for source in sources:
-        name = names[source]
-        record = earlier.get(name)
-        if record is not None and _has_changed(record, source):
-            log.info("%s: has changed since the earlier run, it is done again", source.label)
-            tree.remove([name])
-            record = None
-        record = record or PictureRecord(name, source.label, source.key)
+        record = earlier.get(names[source]) or PictureRecord(names[source], source.label, source.key)
+        if record.center != source.center:
+            _start_anew(tree, record)
         record.label, record.file = source.label, source.key
         record.spot, record.center = source.spot, source.center
         records.append(record)
     return records
 
 
-def _has_changed(record: PictureRecord, source: Source) -> bool:
-    if record.sha256 is None:
-        return False
-    return record.center != source.center or record.sha256 != _sha256(source.file)
+def forget_what_has_changed(tree: OutputTree, record: PictureRecord) -> None:
+    """Start a picture anew where its file is no longer the one that an earlier run read.
+
+    Takes as long as reading the file, so it is for when the picture's turn comes.
+
+    Raises:
+        OutputError: its results cannot be removed.
+    """
+    if record.sha256 is not None and record.sha256 != _sha256(Path(record.file)):
+        _start_anew(tree, record)
 
 
 def _sha256(file: Path) -> str | None:
@@ -94,10 +99,19 @@ def _sha256(file: Path) -> str | None:
         return None  # reading it will fail, and say why
 
 
-def remove_all(tree: OutputTree) -> None:
-    """Remove the results of all pictures that the folder's run.json names."""
+def _start_anew(tree: OutputTree, record: PictureRecord) -> None:
+    if record.sha256 is None:
+        return
+    log.info("%s: has changed since the earlier run, it is done again", record.label)
+    tree.remove([record.name])
+    record.sha256 = record.size = record.view = record.texture = record.failure = None
+    record.status, record.steps = "pending", []
+
+
+def remove_all(tree: OutputTree, file: Path | None = None) -> None:
+    """Remove the results of all pictures that the folder's run.json, or another report, names."""
     try:
-        old = load_report(tree.run_json)
+        old = load_report(file or tree.run_json)
     except InputError as error:
         log.warning("%s: the pictures that it names are not removed", error)
         return

@@ -21,6 +21,7 @@ from results.run_report import PictureRecord
 from viewer.copies import jpeg, plain_pictures, small_copy
 from viewer.flight import layers_of
 from viewer.page_data import folder_of, route_of, script_text
+from zoom.in_hand import InHand
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Run(Protocol):
 
 
 class Page:
-    """The page of a folder while it is written.
+    """The page of a folder while it is written; several threads may show pictures.
 
     Args:
         tree: the folder.
@@ -91,8 +92,12 @@ class Page:
             elif picture.status == "done":
                 self._shown.add(picture.name)
 
-    def show(self, picture: PictureRecord) -> None:
+    def show(self, picture: PictureRecord, in_hand: InHand | None = None) -> None:
         """Write what the page says of a picture, and copies that it shows; nothing where it has no states.
+
+        Args:
+            picture: its record.
+            in_hand: what of it is in memory, and need not be read.
 
         Raises:
             FileRefused, OutputError: see `OutputTree.write`.
@@ -102,9 +107,11 @@ class Page:
             return
         name = page_id(picture.name)
         try:
-            self.tree.write(small_copy(self.tree, picture), self.tree.page_part(f"pictures/{name}.jpg"))
+            seen, sr_input = (in_hand.seen, in_hand.sr_input) if in_hand else ({}, None)
+            small = small_copy(self.tree, picture, seen)
+            self.tree.write(small, self.tree.page_part(f"pictures/{name}.jpg"))
             plain = {}
-            for step, image in plain_pictures(self.tree, picture):
+            for step, image in plain_pictures(self.tree, picture, sr_input):
                 plain[step] = f"page/pictures/{name}-{step}.jpg"
                 self.tree.write(jpeg(image), self.tree.root / plain[step])
         except PictureError as error:

@@ -51,7 +51,8 @@ def folder_of(
 
 def _entry(picture: PictureRecord, group: int, shown: bool) -> dict[str, Any]:
     """Return what the gallery says of a picture, an ``Entry``."""
-    deepest = layers_of(picture)[-1] if shown else None
+    layers = layers_of(picture) if shown else []
+    deepest = layers[-1] if layers else None  # none where it is begun anew
     name = page_id(picture.name)
     return {
         "id": name,
