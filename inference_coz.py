@@ -69,7 +69,6 @@ def run(options: "Namespace") -> int:
     from command.zooming import about_machine, describe, program_version, zoom_all
     from results.resume import earlier_results, waiting
     from results.run_report import RunReport
-    from zoom.chain import Chain
 
     described = describe(settings, parts, fixed_prompts)
     looks_ahead = options.dry_run or options.find_detail or options.full_image
@@ -84,23 +83,14 @@ def run(options: "Namespace") -> int:
 
         print_plan(options, settings, share, unreadable, parts, earlier)
         return SOME_FAILED if unreadable else ALL_DONE
-    refuse_too_little_space(settings, waiting(share, earlier), tree.root)
+    refuse_too_little_space(settings, waiting(share, earlier), tree.root, options.save)
     tree.prepare()
-    with tree.lock():
-        tree.sweep()
+    with tree.lock() as was_killed:
+        if was_killed:
+            tree.sweep()
         report = RunReport(tree, program_version(), described, about_machine(parts), times)
         records = begin(tree, report, sources, unreadable, options.overwrite)
-        chain = Chain(
-            settings,
-            tree,
-            parts.extractor,
-            parts.backbone,
-            times,
-            fixed_prompts,
-            options.save_prompts,
-            options.label_strip,
-        )
-        code = zoom_all(options, chain, report, parts, records, failures)
+        code = zoom_all(options, settings, report, parts, records, failures, fixed_prompts)
         film = film_settings(options)
         if film is not None:
             done = [record for record in records if record.status == "done"]

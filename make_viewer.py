@@ -81,11 +81,12 @@ def run(options: argparse.Namespace) -> int:
 
     tree = OutputTree(options.folder)
     tree.prepare()
-    with tree.lock():
+    with tree.lock() as was_killed:
         report = known_report(tree.root)
         if report is None:
             raise InputError(f"{options.folder}: no run.json in there; give the --output_dir of a run")
-        tree.sweep()
+        if was_killed:
+            tree.sweep()
         page = Page(tree, report)
         page.begin(anew=True)
         page.save()

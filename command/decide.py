@@ -115,6 +115,8 @@ def check(options: argparse.Namespace) -> None:
             raise InputError(f"{path}: no such file or folder{link}")
     if options.output_dir.exists() and not options.output_dir.is_dir():
         raise InputError(f"--output_dir {options.output_dir}: is a file; give a folder")
+    if options.label_strip and options.save == "states":
+        raise InputError("--label_strip: --save states keeps no strips; leave one of the two out")
     _must_be_file(options, "prompts_file")
     _must_be_file(options, "regions")
     film_settings(options)

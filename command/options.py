@@ -15,6 +15,7 @@ from zoom.settings import (
     KINDS,
     MOST_SPOTS,
     MOST_STEPS,
+    SAVE,
     SMALLEST_STATE,
     SOURCES,
     TEXTURE,
@@ -89,6 +90,13 @@ def _pictures_and_results(parser: argparse.ArgumentParser) -> None:
         "--overwrite",
         action="store_true",
         help="start anew; without it, finished pictures are skipped and started ones go on",
+    )
+    add(
+        "--save",
+        choices=SAVE,
+        default="all",
+        help="states: every state once, and no more but the page; all: also by scale, side by side, and what "
+        "the networks enlarged",
     )
     add(
         "--label_strip",

@@ -84,7 +84,9 @@ def write_report(tree: OutputTree, known: EarlierReport, version: str, environme
     Raises:
         OutputError: they cannot be written.
     """
-    report = RunReport(tree, version, known.settings, environment, StageTimes(known.stage_seconds))
+    times = StageTimes()
+    times.update(known.stage_seconds)
+    report = RunReport(tree, version, known.settings, environment, times)
     report.started, report.unreadable, report.pictures = known.started, known.unreadable, known.pictures
     report.finish(known.status)
     tree.write(prompts_csv(known.pictures.values()), tree.prompts_csv)

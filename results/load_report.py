@@ -1,10 +1,15 @@
-"""Reading a run.json back. It is a file like any other: whoever wrote it, nothing in it is taken on trust."""
+"""Reading a run.json back, and the journal that goes on from it.
 
+They are files like any other: whoever wrote them, nothing in them is taken on trust.
+"""
+
+import contextlib
+import hashlib
 import json
 import math
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +27,8 @@ from results.run_report import (
     PictureRecord,
     StepRecord,
     TilePrompt,
+    first_line,
+    journal_of,
 )
 
 MAX_BYTES = 2**30  # a report of 100,000 pictures of four steps has 0.2 GB
@@ -53,41 +60,77 @@ class EarlierReport:
 
 
 def load_report(file: Path) -> EarlierReport | None:
-    """Read a run.json back; None where there is none.
+    """Read a run.json back, and what its journal knows better; None where there is none.
 
     Raises:
-        InputError: it cannot be read, is of another schema, or holds what no run writes.
+        InputError: one of them cannot be read, is of another schema, or holds what no run writes.
+    """
+    content = _content(file)
+    if content is None:
+        return None
+    with _refusing(file):
+        report = json.loads(content, parse_constant=_refuse)
+        schema = report["schema"]
+        if type(schema) is int and schema != SCHEMA:
+            raise InputError(f"{file}: is of another schema than {SCHEMA}, this program's")
+        _must(type(schema) is int and report["status"] in STATUSES)
+        _must(type(report["settings"]) is dict and type(report["pictures"]) is list)
+        pictures = [_picture(entry) for entry in report["pictures"]]
+        by_name = {picture.name: picture for picture in pictures}
+        _must(len({name.casefold() for name in by_name}) == len(pictures))
+        unreadable = [Failure(**_checked(entry, _FAILURE)) for entry in report["unreadable"]]
+        _must(_text(report["started"]) and _seconds(report["stage_seconds"]))
+    journal = journal_of(file)
+    with _refusing(journal):
+        for picture in _come_on(journal, content):
+            _must(picture.name in by_name)
+            by_name[picture.name] = picture
+    return EarlierReport(
+        report["status"],
+        report["settings"],
+        by_name,
+        unreadable,
+        report["started"],
+        report["stage_seconds"],
+    )
+
+
+def _content(file: Path) -> bytes | None:
+    """Read a file of at most `MAX_BYTES`; None where there is none.
+
+    Raises:
+        InputError: it cannot be read, or is none.
     """
     try:
         kind = file.lstat().st_mode
+        # a pipe would be waited for for ever
+        if not stat.S_ISREG(kind) or file.stat().st_size > MAX_BYTES:
+            raise InputError(f"{file}: is no report of this program")
+        return file.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from None
-    if not stat.S_ISREG(kind) or file.stat().st_size > MAX_BYTES:  # a pipe would be waited for for ever
-        raise InputError(f"{file}: is no report of this program")
+
+
+def _come_on(journal: Path, report: bytes) -> Iterator[PictureRecord]:
+    """Yield pictures that have come on since a report was written, also the same one again."""
+    content = _content(journal)
+    if content is None:
+        return
+    first = first_line(hashlib.sha256(report).hexdigest())
+    if not content.startswith(first):
+        return  # it goes on from another one, and was left behind
+    # a killed run may not have come to the end of its last line
+    for line in content.removeprefix(first).split(b"\n")[:-1]:
+        yield _picture(json.loads(line, parse_constant=_refuse))
+
+
+@contextlib.contextmanager
+def _refusing(file: Path) -> Iterator[None]:
+    """Say in one line that a file is not what it should be."""
     try:
-        content = json.loads(file.read_bytes(), parse_constant=_refuse)
-        schema = content["schema"]
-        if type(schema) is int and schema != SCHEMA:
-            raise InputError(f"{file}: is of another schema than {SCHEMA}, this program's")
-        _must(type(schema) is int and content["status"] in STATUSES)
-        _must(type(content["settings"]) is dict and type(content["pictures"]) is list)
-        pictures = [_picture(entry) for entry in content["pictures"]]
-        by_name = {picture.name: picture for picture in pictures}
-        _must(len({name.casefold() for name in by_name}) == len(pictures))
-        unreadable = [Failure(**_checked(entry, _FAILURE)) for entry in content["unreadable"]]
-        _must(_text(content["started"]) and _seconds(content["stage_seconds"]))
-        return EarlierReport(
-            content["status"],
-            content["settings"],
-            by_name,
-            unreadable,
-            content["started"],
-            content["stage_seconds"],
-        )
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+        yield
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{file}: is damaged or not of this program") from None
 

@@ -7,6 +7,7 @@ start together at least one sees the other.
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,17 +54,24 @@ def shards_at_work(root: Path, but: Shard | None = None) -> list[Shard]:
 
 
 @contextlib.contextmanager
-def locked(root: Path, shard: Shard | None) -> Iterator[None]:
+def locked(root: Path, shard: Shard | None) -> Iterator[bool]:
     """Keep every other run out of a folder, but for the other shards of this one.
 
     Args:
         root: the folder.
         shard: None for a run that is none.
 
+    Yields:
+        Whether an earlier run was killed here.
+
     Raises:
         InputError: another run is writing here.
     """
-    lock = filelock.FileLock(root / (LOCK if shard is None else f"{LOCK}-{shard.tag}"), blocking=False)
+    file = root / (LOCK if shard is None else f"{LOCK}-{shard.tag}")
+    lock = filelock.FileLock(file, blocking=False)
+    was_killed = os.path.lexists(file)  # others take theirs away
+    if shard is None:
+        was_killed |= any(root.glob(f"{LOCK}-*"))
     try:
         try:
             with held():  # a signal in between would leave the file behind
@@ -74,7 +82,7 @@ def locked(root: Path, shard: Shard | None) -> Iterator[None]:
             raise InputError(f"{root}: {what} is writing here") from error
         except (OSError, NotImplementedError) as error:  # some network file systems
             log.info("%s: cannot be locked (%s)", root, error)
-        yield
+        yield was_killed
     finally:
         with held():
             if lock.is_locked:  # it refuses to lock a file that is gone: nothing races

@@ -1,4 +1,4 @@
-"""The folder that a run writes: names, places, and writes that are never half done.
+"""The folder that a run writes: names, and places.
 
 OUT/per-sample/NAME/0.png ... N.png      states
 OUT/per-sample/NAME/K_input.png          SR input of step K (recursive kinds)
@@ -12,38 +12,30 @@ OUT/page/                        what it is made of
 OUT/page/pictures/ID.js, ID.jpg, ID-K.jpg   of one picture, see `page_id`
 OUT/video/NAME.mp4, .webp, .gif          films
 OUT/run.json, OUT/prompts.csv            what the run was and said
+OUT/run.jsonl                            while it runs: see `results.run_report`
 OUT/spots.csv, OUT/spots/NAME.png        what --find_detail proposes
 OUT/.lock                                while a run writes here
 """
 
 import contextlib
 import hashlib
-import io
 import logging
 import os
 import re
-import tempfile
-import time
 import unicodedata
-import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
-
-from errors import FileRefused, InputError, OutputError
-from machine.interrupts import held
+from errors import InputError
+from results.folder import TEMPORARY_PREFIX, Folder, temporary, temporary_name, unlink_all
 from results.locks import locked
-from results.pictures import Source, real_path
+from results.pictures import Source
 from results.shards import FOLDER as SHARDS
 from results.shards import Shard, report_of
 
 log = logging.getLogger(__name__)
 
-# Everything is written under such a name first; a rerun sweeps up what a killed run left.
-TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".writing-", ".part"
-PATIENCE = (0.1, 0.3, 1.0)  # seconds between tries to replace a file that another program has open
 FOLDERS = ("per-sample", "per-scale", "recursive")
 SPOTS, PAGE, VIDEO = "spots", "page", "video"
 FILMS = ("mp4", "webp", "gif")  # formats of films, and how their files end
@@ -146,12 +138,12 @@ def _stem_ending_and_hash(source: Source) -> str:
     return _in_its_folders(source, f"{_with_ending(source)}_{digest}")
 
 
-class OutputTree:
-    """The places of a run's files below its output folder, and atomic writes to them."""
+class OutputTree(Folder):
+    """The places of a run's files below its output folder."""
 
     def __init__(self, root: Path, shard: Shard | None = None) -> None:
-        self.root, self.shard = root, shard
-        self._prefix = TEMPORARY_PREFIX if shard is None else f"{TEMPORARY_PREFIX}{shard.tag}-"
+        super().__init__(root, "" if shard is None else f"{shard.tag}-")
+        self.shard = shard
 
     def state(self, name: str, step: int) -> Path:
         """State `step` of a picture, 0 for the picture itself."""
@@ -202,7 +194,9 @@ class OutputTree:
 
     @property
     def run_json(self) -> Path:
-        """The report, see `results.run_report.RunReport`; each shard has its own."""
+        """The report, see `results.run_report`; each shard has its own. While a run goes on, run.jsonl beside
+        it belongs to it.
+        """
         return report_of(self.root, self.shard)
 
     @property
@@ -218,27 +212,30 @@ class OutputTree:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with _temporary(self.root, self._prefix):
-                pass
+            with temporary(self.root, self.tag) as file:
+                file.touch()
         except OSError as error:
             raise InputError(f"{self.root}: cannot be written to ({error})") from error
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> Iterator[bool]:
         """Keep every other run out of this folder, but for the other shards of this one.
+
+        Yields:
+            Whether an earlier run was killed here: `sweep` has something to do.
 
         Raises:
             InputError: another run is writing here.
         """
-        with locked(self.root, self.shard):
-            yield
+        with locked(self.root, self.shard) as was_killed:
+            yield was_killed
 
     def sweep(self) -> None:
         """Remove the temporary files of a killed run. Only under `lock`: another run's are in use.
 
         A shard removes those of its own number alone.
         """
-        pattern = f"{self._prefix}*{TEMPORARY_SUFFIX}"
+        pattern = temporary_name(f"{self.tag}*")
         ours = [self.root / folder for folder in OURS]
         inside = (file for folder in ours if not folder.is_symlink() for file in folder.rglob(pattern))
         for file in (*self.root.glob(pattern), *inside):
@@ -257,13 +254,13 @@ class OutputTree:
             folder = self.root / "per-sample" / name
             films = [self.film(name, ending) for ending in FILMS]
             for place in (self.strip(name), self.prompt(name, 1), self.collected_strip(name), films[0]):
-                self._prove_inside(place)
+                self.prove_inside(place)
             for scale in scales:
-                self._prove_inside(scale / f"{name}.png")
+                self.prove_inside(scale / f"{name}.png")
             states = (file for file in folder.glob("*.png") if _NAMES_OF_STATES.fullmatch(file.stem))
             prompts = (folder / "txt").glob("[0-9]*.txt")
             collected = (self.collected_strip(name), *(scale / f"{name}.png" for scale in scales))
-            _unlink((*states, *prompts, self.strip(name), *collected, *films))
+            unlink_all((*states, *prompts, self.strip(name), *collected, *films))
             for emptied in (folder / "txt", folder):
                 with contextlib.suppress(OSError):  # other pictures' folders may be inside
                     emptied.rmdir()
@@ -273,128 +270,5 @@ class OutputTree:
         pictures = self.page_part("pictures")
         if not ids or not pictures.is_dir():
             return
-        self._prove_inside(pictures / "ID.js")
-        _unlink(file for file in pictures.iterdir() if re.split("[.-]", file.name)[0] in ids)
-
-    def _prove_inside(self, file: Path) -> None:
-        """Raise OutputError where a link inside the tree leads a file out of it."""
-        root, folder = real_path(self.root), real_path(file.parent)
-        if folder != root and root not in folder.parents:
-            raise OutputError(f"{file}: a link leads it out of {self.root}; remove the link")
-
-    def write_image(self, image: Image.Image, *files: Path) -> None:
-        """Write one picture as PNG to each of `files`, encoded once.
-
-        Raises:
-            OutputError: a file cannot be written (disk full, no permission).
-        """
-        encoded = self.encode(image)
-        for file in files:
-            self.write(encoded, file)
-
-    @staticmethod
-    def encode(image: Image.Image) -> bytes:
-        """Return a picture as the PNG that is written."""
-        encoded = io.BytesIO()
-        image.save(encoded, "PNG")
-        return encoded.getvalue()
-
-    def write(self, content: bytes, file: Path) -> None:
-        """Write a file so that it is there whole or not at all.
-
-        Raises:
-            FileRefused, OutputError: see `writing`.
-        """
-        with held(), self.writing(file) as temporary:
-            temporary.write_bytes(content)
-
-    @contextlib.contextmanager
-    def writing(self, file: Path) -> Iterator[Path]:
-        """Yield an empty file to write to, for what is too long to wait in memory; then put it in its place.
-
-        Raises:
-            FileRefused: this file alone cannot be written: another program has the old one open and keeps it
-                (Windows), its folder is closed, or something stands in its place.
-            OutputError: it cannot be written (disk full), or a link leads out of the tree.
-        """
-        self._prove_inside(file)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with _temporary(file.parent, self._prefix) as temporary:
-                yield temporary
-                with held():
-                    _replace(temporary, file)
-        except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-            raise FileRefused(f"{file}: cannot be written ({error.strerror or error})") from error
-        except OSError as error:
-            raise OutputError.of(file, error) from error
-
-
-def _unlink(files: Iterable[Path]) -> None:
-    """Remove files, as far as they are there; folders stay.
-
-    Raises:
-        OutputError: one cannot be removed.
-    """
-    try:
-        for file in files:
-            if not file.is_dir() or file.is_symlink():
-                file.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{error.filename}: cannot be removed ({error.strerror})") from error
-
-
-def _replace(temporary: Path, file: Path) -> None:
-    """Put a file in the place of another, patiently: viewers and virus scanners hold files for a moment."""
-    for pause in (*PATIENCE, None):
-        try:
-            temporary.replace(file)
-            return
-        except PermissionError as error:
-            if pause is None:
-                raise FileRefused(f"{file}: is open in another program; close it, and run again") from error
-            time.sleep(pause)
-
-
-@contextlib.contextmanager
-def _temporary(folder: Path, prefix: str) -> Iterator[Path]:
-    """Yield a new empty file in `folder`; it is gone afterwards unless it was renamed."""
-    handle, name = tempfile.mkstemp(prefix=prefix, suffix=TEMPORARY_SUFFIX, dir=folder)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        temporary.chmod(0o666 & ~_umask())  # mkstemp's files are the owner's alone
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def size_of_state(file: Path) -> tuple[int, int] | None:
-    """Return width and height of a state, as its file's first bytes say; None where it is no picture."""
-    try:
-        if not file.is_file():  # a pipe would be waited for for ever
-            return None
-        with warnings.catch_warnings(action="ignore"), Image.open(file, formats=["PNG"]) as image:
-            return image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
-
-
-def read_state(file: Path, size: tuple[int, int]) -> Image.Image | None:
-    """Read a state that an earlier run wrote; None where it is missing, damaged or of another size."""
-    try:
-        if not file.is_file():  # a pipe would be waited for for ever
-            return None
-        with warnings.catch_warnings(action="ignore"), Image.open(file, formats=["PNG"]) as image:
-            if (image.mode, image.size) != ("RGB", size):
-                return None
-            image.load()
-            return image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
+        self.prove_inside(pictures / "ID.js")
+        unlink_all(file for file in pictures.iterdir() if re.split("[.-]", file.name)[0] in ids)

@@ -5,7 +5,6 @@ import io
 import logging
 import os
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from errors import InputError, PictureError
+from machine.terminal import TERMINAL
 from results.limits import MAX_PIXELS
 
 log = logging.getLogger(__name__)
@@ -216,10 +216,8 @@ def _opened(file: Path) -> Iterator[BinaryIO]:
 def _decoded(stream: BinaryIO) -> Iterator[Image.Image]:
     # Pillow gets a stream and not a name: files that it opens itself it maps into memory, and then reads
     # turned TIFFs with the wrong width
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns below its limit; what is over it raises
-        with _identified(stream) as image:
-            yield image
+    with _identified(stream) as image:
+        yield image
 
 
 @contextmanager
@@ -228,15 +226,16 @@ def _quiet_libtiff(content: bytes) -> Iterator[None]:
     if content[:2] not in (b"II", b"MM"):
         yield
         return
-    sys.stderr.flush()
-    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
-        os.close(nowhere)
+    with TERMINAL:
+        sys.stderr.flush()
+        terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            os.close(nowhere)
 
 
 def _identified(stream: BinaryIO) -> Image.Image:

@@ -56,11 +56,11 @@ def waiting(sources: Sequence[Source], earlier: Records) -> list[Source]:
 
 
 def take_up(tree: OutputTree, sources: Sequence[Source], earlier: Records) -> list[PictureRecord]:
-    """Give every picture a record, the one of an earlier run where its file has not changed.
+    """Give every picture a record, the one of an earlier run where there is one.
 
     Args:
-        tree: the folder; results of pictures that have changed are removed from it. Where it is a shard's, it
-            sees to its own pictures only.
+        tree: the folder; results of pictures that are zoomed into elsewhere now are removed from it. Where it
+            is a shard's, it sees to its own pictures only.
         sources: the pictures of this run.
         earlier: from `earlier_results`; none where the run starts anew.
 
@@ -72,30 +72,32 @@ def take_up(tree: OutputTree, sources: Sequence[Source], earlier: Records) -> li
         tree.remove(list(names.values()))
     records = []
     for source in sources:
-        name = names[source]
-        record = earlier.get(name)
+        record = earlier.get(names[source]) or PictureRecord(names[source], source.label, source.key)
         if not (tree.shard is None or tree.shard.has(source.label, source.spot)):
-            records.append(record or _new(name, source))
+            records.append(_called(record, source))
             continue
-        if record is not None and _has_changed(record, source):
-            log.info("%s: has changed since the earlier run, it is done again", source.label)
-            tree.remove([name])
-            record = None
-        record = record or _new(name, source)
-        record.label, record.file = source.label, source.key
-        record.spot, record.center = source.spot, source.center
-        records.append(record)
+        if record.center != source.center:
+            _start_anew(tree, record)
+        records.append(_called(record, source))
     return records
 
 
-def _new(name: str, source: Source) -> PictureRecord:
-    return PictureRecord(name, source.label, source.key, source.spot, source.center)
+def _called(record: PictureRecord, source: Source) -> PictureRecord:
+    record.label, record.file = source.label, source.key
+    record.spot, record.center = source.spot, source.center
+    return record
 
 
-def _has_changed(record: PictureRecord, source: Source) -> bool:
-    if record.sha256 is None:
-        return False
-    return record.center != source.center or record.sha256 != _sha256(source.file)
+def forget_what_has_changed(tree: OutputTree, record: PictureRecord) -> None:
+    """Start a picture anew where its file is no longer the one that an earlier run read.
+
+    Takes as long as reading the file, so it is for when the picture's turn comes.
+
+    Raises:
+        OutputError: its results cannot be removed.
+    """
+    if record.sha256 is not None and record.sha256 != _sha256(Path(record.file)):
+        _start_anew(tree, record)
 
 
 def _sha256(file: Path) -> str | None:
@@ -105,8 +107,17 @@ def _sha256(file: Path) -> str | None:
         return None  # reading it will fail, and say why
 
 
+def _start_anew(tree: OutputTree, record: PictureRecord) -> None:
+    if record.sha256 is None:
+        return
+    log.info("%s: has changed since the earlier run, it is done again", record.label)
+    tree.remove([record.name])
+    record.sha256 = record.size = record.view = record.texture = record.failure = None
+    record.status, record.steps = "pending", []
+
+
 def remove_all(tree: OutputTree) -> None:
-    """Remove the results of all pictures that the folder's run.json names."""
+    """Remove the results of all pictures that the folder's reports name."""
     try:
         old = known_report(tree.root)
     except InputError as error:

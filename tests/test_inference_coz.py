@@ -600,7 +600,7 @@ def held(monkeypatch):
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", refuse)
-    monkeypatch.setattr("results.output_tree.PATIENCE", ())
+    monkeypatch.setattr("results.folder.PATIENCE", ())
     return names
 
 
@@ -629,6 +629,6 @@ def test_a_report_that_is_open_in_another_program_costs_no_picture(command, tmp_
 
 def test_a_file_that_is_free_again_after_a_moment_is_replaced(command, tmp_path, held, monkeypatch):
     held.add("scene.png")
-    monkeypatch.setattr("results.output_tree.PATIENCE", (0.0,))
+    monkeypatch.setattr("results.folder.PATIENCE", (0.0,))
     monkeypatch.setattr("time.sleep", lambda _: held.clear())
     assert command("inference_coz", "-i", SCENE, "-o", tmp_path / "out", *RESIZE).code == 0

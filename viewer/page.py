@@ -21,6 +21,7 @@ from results.run_report import PictureRecord
 from viewer.copies import check_states, jpeg, plain_pictures, small_copy
 from viewer.flight import layers_of
 from viewer.page_data import folder_of, route_of, script_text
+from zoom.in_hand import InHand
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Run(Protocol):
 
 
 class Page:
-    """The page of a folder while it is written.
+    """The page of a folder while it is written; several threads may show pictures.
 
     Args:
         tree: the folder.
@@ -94,10 +95,14 @@ class Page:
             else:
                 self._shown.add(picture.name)
 
-    def show(self, picture: PictureRecord) -> None:
+    def show(self, picture: PictureRecord, in_hand: InHand | None = None) -> None:
         """Write what the page says of a picture, and copies that it shows; nothing where it has no states.
 
         Where that is not possible it is left out, and named.
+
+        Args:
+            picture: its record.
+            in_hand: what of it is in memory, and need not be read.
 
         Raises:
             OutputError: the disk is full.
@@ -105,7 +110,7 @@ class Page:
         if len(layers_of(picture)) < 2:
             return
         try:
-            self._show(picture)
+            self._show(picture, in_hand)
             self._shown.add(picture.name)
             return
         except (PictureError, FileRefused) as error:
@@ -118,12 +123,15 @@ class Page:
         log.error("%s: left out of the page: %s", picture.label, reason)
         self.left_out.append(picture.label)
 
-    def _show(self, picture: PictureRecord) -> None:
+    def _show(self, picture: PictureRecord, in_hand: InHand | None) -> None:
         name = page_id(picture.name)
-        check_states(self.tree, picture)
-        self.tree.write(small_copy(self.tree, picture), self.tree.page_part(f"pictures/{name}.jpg"))
+        if in_hand is None:
+            check_states(self.tree, picture)
+        seen, sr_input = (in_hand.seen, in_hand.sr_input) if in_hand else ({}, None)
+        small = small_copy(self.tree, picture, seen)
+        self.tree.write(small, self.tree.page_part(f"pictures/{name}.jpg"))
         plain = {}
-        for step, image in plain_pictures(self.tree, picture):
+        for step, image in plain_pictures(self.tree, picture, sr_input):
             plain[step] = f"page/pictures/{name}-{step}.jpg"
             self.tree.write(jpeg(image), self.tree.root / plain[step])
         files = [

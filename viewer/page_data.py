@@ -52,9 +52,8 @@ def folder_of(
 def _entry(picture: PictureRecord, group: int, shown: bool) -> dict[str, Any]:
     """Return what the gallery says of a picture, an ``Entry``."""
     layers = layers_of(picture)
-    deepest = (
-        layers[-1] if shown and len(layers) > 1 else None
-    )  # another shard's report may be behind its files
+    # it may be begun anew, or another shard's report be behind its files
+    deepest = layers[-1] if shown and len(layers) > 1 else None
     name = page_id(picture.name)
     return {
         "id": name,

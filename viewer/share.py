@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from errors import InputError, PictureError
+from results.folder import Folder
 from results.output_tree import OutputTree, page_id
 from results.run_report import PictureRecord
 from viewer.copies import plain_pictures, state_of
@@ -71,7 +72,7 @@ def share(tree: OutputTree, pictures: Sequence[PictureRecord], file: Path) -> in
         except PictureError as error:
             raise InputError(f"{pictures[0].label}: cannot be shared: {error}") from error
         if len(page) < LARGEST:
-            OutputTree(file.parent).write(page, file)
+            Folder(file.parent).write(page, file)
             return len(page)
     raise InputError(
         f"{pictures[0].label}: its {len(pictures)} spots have too many states for {LARGEST / 1e6:.0f} MB; "

@@ -12,10 +12,10 @@ from machine.stage_times import StageTimes
 from results.output_tree import OutputTree
 from results.prompts_file import FixedPrompts
 from results.run_report import PictureRecord, StepRecord, TilePrompt
+from zoom.in_hand import InHand
 from zoom.isolate import fail, failing_alone, isolating_failures
 from zoom.protocols import Box, Prompt, PromptExtractor, StepInput, join_prompt
 from zoom.settings import ChainSettings
-from zoom.state_files import InHand
 from zoom.states import shrunk_to
 
 

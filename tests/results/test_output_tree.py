@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from errors import InputError, OutputError
-from results.output_tree import FILMS, OutputTree, assign_names, read_state, safe_name
+from results.output_tree import FILMS, OutputTree, assign_names, safe_name
 from results.pictures import Source
+from results.png import read_state
 
 
 def names(*labels: str, taken: dict[tuple[str, str], str] | None = None) -> list[str]:
