@@ -9,6 +9,7 @@ if __name__ == "__main__":
 import logging
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from command.console import ALL_DONE, SOME_FAILED, end_process, run_command, set_up_logging
@@ -39,6 +40,7 @@ def run(options: "Namespace") -> int:
     set_up_logging(logging.ERROR if options.quiet else loud)
     from command.films import film_settings, make_films
     from command.parts import Parts, build_parts, check_files
+    from command.sharding import exit_code_of_shard
     from command.space import refuse_too_little_space
     from command.spots import leave_out_what_cannot_be_zoomed_into, with_detail, with_regions
     from command.viewing import check_one_picture, write_share
@@ -65,7 +67,7 @@ def run(options: "Namespace") -> int:
         sources = with_regions(options.regions, sources, unreadable)
     parts = Parts() if settings.resizes_only else build_parts(options, check_files(options), times)
 
-    from command.beginning import begin, end_shard, failures_of_share, of_share
+    from command.beginning import begin, end_shards, failures_of_share, of_share
     from command.zooming import about_machine, describe, program_version, zoom_all
     from results.resume import earlier_results, waiting
     from results.run_report import RunReport
@@ -81,15 +83,15 @@ def run(options: "Namespace") -> int:
     if options.dry_run:
         from command.plan import print_plan
 
-        print_plan(options, settings, share, unreadable, parts, earlier)
-        return SOME_FAILED if unreadable else ALL_DONE
+        print_plan(options, settings, share, failures, parts, earlier)
+        return SOME_FAILED if failures else ALL_DONE
     refuse_too_little_space(settings, waiting(share, earlier), tree.root, options.save)
     tree.prepare()
-    with tree.lock() as was_killed:
-        if was_killed:
-            tree.sweep()
-        report = RunReport(tree, program_version(), described, about_machine(parts), times)
-        records = begin(tree, report, sources, unreadable, options.overwrite)
+    report = RunReport(tree, program_version(), described, about_machine(parts), times)
+    root = OutputTree(tree.root)
+    last = partial(end_shards, root, report.version, report.environment) if tree.shard else None
+    with tree.lock(last) as entered:
+        records = begin(tree, entered, report, sources, unreadable, options.overwrite)
         code = zoom_all(options, settings, report, parts, records, failures, fixed_prompts)
         film = film_settings(options)
         if film is not None:
@@ -99,9 +101,7 @@ def run(options: "Namespace") -> int:
         if options.share is not None and code == ALL_DONE:
             named = {record.name: record for record in records}
             write_share(tree, named, None, options.share, options.quiet)
-    if tree.shard is not None:
-        end_shard(OutputTree(tree.root), report.version, report.environment)
-    return code
+    return exit_code_of_shard(tree.shard, code)
 
 
 if __name__ == "__main__":

@@ -81,11 +81,12 @@ def run(options: argparse.Namespace) -> int:
 
     tree = OutputTree(options.folder)
     tree.prepare()
-    with tree.lock() as was_killed:
+    with tree.lock() as entered:
         report = known_report(tree.root)
         if report is None:
             raise InputError(f"{options.folder}: no run.json in there; give the --output_dir of a run")
-        if was_killed:
+        entered.begun()
+        if entered.was_killed:
             tree.sweep()
         page = Page(tree, report)
         page.begin(anew=True)

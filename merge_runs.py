@@ -7,13 +7,14 @@ if __name__ == "__main__":
     interrupts.listen(f"merge_runs.py: {INTERRUPTED}")
 
 import argparse
+import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from command.arguments import Help, underscored
-from command.console import ALL_DONE, SOME_FAILED, end_process, run_command, say
+from command.console import ALL_DONE, SOME_FAILED, end_process, run_command, say, set_up_logging
 from errors import InputError
 
 EPILOG = """
@@ -57,6 +58,7 @@ def run(options: argparse.Namespace) -> int:
     """Join the reports, and say how far the folder has come."""
     if not options.folder.is_dir():
         raise InputError(f"{options.folder}: no such folder")
+    set_up_logging(logging.ERROR if options.quiet else logging.WARNING)
     from command.zooming import about_machine, program_version
     from results.joining import join
     from results.output_tree import OutputTree
@@ -64,8 +66,9 @@ def run(options: argparse.Namespace) -> int:
 
     tree = OutputTree(options.folder)
     tree.prepare()
-    with tree.lock():
-        tree.sweep()
+    with tree.lock() as entered:
+        if entered.was_killed:
+            tree.sweep()
         known = join(tree, program_version(), about_machine())
         if known is None:
             raise InputError(f"{options.folder}: no run.json in there; give the --output_dir of a run")
@@ -79,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
         )
         say(f"{counts['done']} of {len(known.pictures)} zooms done{'; ' + others if others else ''}")
         say(f"Open {tree.index} in a browser and fly through them.")
-    return ALL_DONE if known.status == "done" else SOME_FAILED
+    return ALL_DONE if known.status == "done" and not page.left_out else SOME_FAILED
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from errors import InputError
+from machine.stage_times import StageTimes
 from results.joining import join, known_report, remove_shards
-from results.locks import JOIN, joining, shards_at_work
+from results.locks import Entered
 from results.output_tree import OutputTree
 from results.pictures import Failure, Source
 from results.resume import Records, earlier_results, remove_all, take_up
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 
 def of_share(shard: Shard | None, sources: Sequence[Source]) -> list[Source]:
     """Return the pictures that this process zooms into."""
-    return [source for source in sources if shard is None or shard.has(source.label, source.spot)]
+    return [source for source in sources if shard is None or shard.has(source.picture_label)]
 
 
 def failures_of_share(shard: Shard | None, failures: Sequence[Failure]) -> list[Failure]:
@@ -30,15 +31,17 @@ def failures_of_share(shard: Shard | None, failures: Sequence[Failure]) -> list[
 
 def begin(
     tree: OutputTree,
+    entered: Entered,
     report: RunReport,
     sources: Sequence[Source],
     unreadable: Sequence[Failure],
     overwrite: bool,
 ) -> list[PictureRecord]:
-    """Take up what earlier runs have left.
+    """Take up what earlier runs have left, and let others in.
 
     Args:
         tree: the folder, locked.
+        entered: what its lock has told.
         report: of this run; gets what earlier runs have done of what it reports.
         sources: all pictures, also other shards'.
         unreadable: all files that are no pictures.
@@ -51,25 +54,29 @@ def begin(
         InputError: the folder holds results of other settings, or other shards are at work on such.
         OutputError: run.json cannot be written.
     """
-    if tree.shard is None:
+    if entered.was_killed:
+        tree.sweep()
+    if tree.shard is not None:
+        records = _begin_shard(tree, tree.shard, entered.alone, report, sources, unreadable, overwrite)
+    else:
         if overwrite:
             remove_all(tree)
         report.pictures = {} if overwrite else earlier_results(tree, report.settings)
-        return take_up(tree, sources, report.pictures)
-    with joining(tree.root):
-        return _begin_shard(tree, tree.shard, report, sources, unreadable, overwrite)
+        records = take_up(tree, sources, report.pictures)
+    entered.begun()
+    return records
 
 
 def _begin_shard(
     tree: OutputTree,
     shard: Shard,
+    alone: bool,
     report: RunReport,
     sources: Sequence[Source],
     unreadable: Sequence[Failure],
     overwrite: bool,
 ) -> list[PictureRecord]:
     """The same for a shard. The first one writes a run.json that names all pictures, so that all agree."""
-    alone = not shards_at_work(tree.root, but=shard)
     earlier = _start_anew(tree, shard, report.settings, alone) if overwrite else None
     if earlier is None:
         earlier = earlier_results(tree, report.settings)
@@ -77,13 +84,13 @@ def _begin_shard(
     everybody = earlier | {record.name: record for record in records}
     if alone or len(everybody) > len(earlier):
         main = RunReport(
-            OutputTree(tree.root), report.version, report.settings, report.environment, report.times
+            OutputTree(tree.root), report.version, report.settings, report.environment, StageTimes()
         )
         main.pictures, main.unreadable = everybody, list(unreadable)
         main.save()
     if alone:  # what shards had reported stands in run.json now
         remove_shards(tree.root)
-    report.pictures = {name: one for name, one in everybody.items() if shard.has(one.label, one.spot)}
+    report.pictures = {name: one for name, one in everybody.items() if shard.has(one.picture_label)}
     report.save()
     return [record for record in records if record.name in report.pictures]
 
@@ -102,35 +109,29 @@ def _start_anew(tree: OutputTree, shard: Shard, settings: dict[str, Any], alone:
         known = known_report(tree.root)
     if known is None or known.settings != settings:
         if not alone:
-            raise InputError(f"--output_dir {tree.root}: other shards are at work with other settings")
+            raise InputError(f"{tree.root}: other shards are at work with other settings")
         remove_all(tree)
-        tree.run_json.unlink(missing_ok=True)
         return {}
-    own = {name: one for name, one in known.pictures.items() if shard.has(one.label, one.spot)}
+    own = {name: one for name, one in known.pictures.items() if shard.has(one.picture_label)}
     tree.remove(list(own))
     anew = {name: PictureRecord(name, one.label, one.file, one.spot, one.center) for name, one in own.items()}
     return known.pictures | anew
 
 
-def end_shard(root: OutputTree, version: str, environment: dict[str, Any]) -> None:
-    """Join the reports of all shards, where none is at work any more, and show them on one page.
+def end_shards(tree: OutputTree, version: str, environment: dict[str, Any]) -> None:
+    """Join the reports of all shards, and show them on one page.
 
     Args:
-        root: the folder, of no shard.
+        tree: the folder, of no shard; no shard is at work.
         version, environment: as run.json has them.
 
     Raises:
         InputError: a report cannot be read.
         OutputError: run.json or the page cannot be written.
     """
-    with joining(root.root):
-        if shards_at_work(root.root):
-            return
-        known = join(root, version, environment)
-        if known is not None:
-            page = Page(root, known)
-            page.begin()
-            page.save()
-            log.info("%s: the reports of all shards are joined", root.root)
-        with contextlib.suppress(OSError):
-            (root.root / JOIN).unlink()
+    known = join(tree, version, environment)
+    if known is not None:
+        page = Page(tree, known)
+        page.begin()
+        page.save()
+        log.info("%s: the reports of all shards are joined", tree.root)

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 
+from command.console import ALL_DONE, SOME_FAILED
 from errors import InputError
 from results.shards import MOST, Shard
 
@@ -71,6 +72,20 @@ def gpus_of(per_process: int | None, environment: Mapping[str, str] = os.environ
         return None
     first = _number(environment, "LOCAL_RANK") * (per_process or 1)
     return range(first, first + (per_process or 1))
+
+
+def exit_code_of_shard(shard: Shard | None, code: int, environment: Mapping[str, str] = os.environ) -> int:
+    """Return the exit code of a process: under torchrun, a shard ends well also where pictures failed.
+
+    torchrun takes any other code for a broken worker, and ends all others. Which pictures failed was said.
+
+    Args:
+        shard: of the process.
+        code: of the run.
+        environment: of the process.
+    """
+    of_torchrun = shard is not None and "TORCHELASTIC_RUN_ID" in environment
+    return ALL_DONE if of_torchrun and code == SOME_FAILED else code
 
 
 def _shard(number: int, count: int, said: str) -> Shard | None:

@@ -28,7 +28,6 @@ from results.prompts_file import FixedPrompts, prompts_csv
 from results.run_report import PictureRecord, RunReport
 from viewer.page import Page
 from zoom.chain import Chain
-from zoom.in_hand import InHand
 from zoom.settings import ChainSettings
 
 log = logging.getLogger(__name__)
@@ -104,13 +103,12 @@ def zoom_all(
     report.unreadable = list(unreadable)
     for failure in unreadable:  # perhaps it was a picture once
         for record in report.pictures.values():
-            if record.label == failure.label or record.label == f"{failure.label}~{record.spot}":
+            if record.picture_label == failure.label:
                 record.status, record.failure = "failed", failure.reason
     tree = report.tree
     if tree.shard is None:
         _warn_of_idle_prompts(settings, fixed_prompts, records)
-    _written(report.save)
-    if tree.shard is None:
+    if _written(report.save) and tree.shard is None:
         remove_shards(tree.root)  # an earlier run's: what they reported stands in run.json
     page = Page(tree, report if tree.shard is None else SharedFolder(tree.root, report))
     written = _written(page.begin) & _written(page.save)
@@ -126,7 +124,7 @@ def zoom_all(
         options.label_strip,
         options.save,
         overlap,
-        shown=lambda in_hand: _shown(page, in_hand),
+        shown=lambda in_hand: page.show(in_hand.record, in_hand),
     )
     how = "stopped"
     try:
@@ -146,12 +144,13 @@ def zoom_all(
             residency = parts.machine.residency
             for name, count in residency.loads.items():
                 report.components[name] = {"loads": count, "moves": residency.moves[name]}
+        written &= _written(lambda: report.finish(how))
         for record in records:
             if record.status == "started":
-                _written(partial(page.show, record))
-        written &= _written(lambda: report.finish(how))
+                page.show(record)
         written &= _written(page.save)
-        written &= _written(lambda: _write_prompts(tree, report))
+        if tree.shard is None:  # else whoever joins the reports writes all prompts
+            written &= _written(lambda: _write_prompts(tree, report))
     _say_what_happened(options, settings, tree, records, unreadable, failed)
     return ALL_DONE if written and not failed and not page.left_out else SOME_FAILED
 
@@ -161,10 +160,6 @@ def _group(options: Namespace, settings: ChainSettings) -> int:
     if settings.full_image:  # they are of any size
         return 1
     return settings.group if options.efficient_memory else options.batch_size
-
-
-def _shown(page: Page, in_hand: InHand) -> None:
-    _written(partial(page.show, in_hand.record, in_hand))
 
 
 def _follow(

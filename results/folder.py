@@ -84,6 +84,7 @@ class Folder:
         """
         self.prove_inside(file / "end")  # nor is the file itself a link
         try:
+            file.parent.mkdir(parents=True, exist_ok=True)
             with held(), file.open("ab") as stream:
                 stream.write(content)
         except PermissionError as error:

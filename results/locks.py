@@ -1,15 +1,15 @@
 """One run at a time in an output folder, or several shards of one run.
 
-A run holds OUT/.lock. A shard holds OUT/.lock-K-of-N, and looks into the other locks when it starts: no run
-may hold the folder, and no shard of another N. Both take their own first and look then, so that of two that
-start together at least one sees the other.
+A run holds OUT/.lock, a shard OUT/.lock-K-of-N, as long as it is at work. Whoever starts or ends does so
+behind OUT/.lock-door, one at a time: there it takes its own lock, sees that no other is held that must not be,
+and looks after what earlier runs have left. So nobody is half-way in or out when another looks, and the last
+shard to leave knows that it is.
 """
 
 import contextlib
 import logging
 import os
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
@@ -20,103 +20,121 @@ from results.shards import Shard
 
 log = logging.getLogger(__name__)
 
-LOCK, JOIN = ".lock", ".lock-join"
-PATIENCE = 5.0  # seconds: another shard looks into a lock for a moment only
-LONGEST = 600.0  # seconds that a look at all reports may take
+LOCK, DOOR = ".lock", ".lock-door"
 
 
-@contextlib.contextmanager
-def joining(root: Path) -> Iterator[None]:
-    """Let one process at a time look after the reports of all shards; the others wait.
+class Entered:
+    """What a run knows that has taken its lock.
 
-    Raises:
-        InputError: another takes longer than `LONGEST` for it.
+    Attributes:
+        was_killed: an earlier run was killed in this folder.
+        alone: no other shard is at work.
     """
-    file = root / JOIN
-    lock = filelock.FileLock(file, timeout=LONGEST)
-    try:
-        try:
-            lock.acquire()
-        except filelock.Timeout as error:
-            raise InputError(f"{file}: is held by another process; end that first") from error
-        except (OSError, NotImplementedError) as error:
-            log.info("%s: cannot be locked (%s)", root, error)
-        yield
-    finally:
-        lock.release()
 
+    def __init__(self, door: filelock.BaseFileLock, was_killed: bool, alone: bool) -> None:
+        self._door, self.was_killed, self.alone = door, was_killed, alone
 
-def shards_at_work(root: Path, but: Shard | None = None) -> list[Shard]:
-    """Return the shards that are at work in a folder, `but` one."""
-    tags = (file.name.removeprefix(f"{LOCK}-") for file in root.glob(f"{LOCK}-*"))
-    shards = [shard for shard in map(Shard.tagged, tags) if shard is not None and shard != but]
-    return [shard for shard in shards if not _is_free(root / f"{LOCK}-{shard.tag}", 0)]
+    def begun(self) -> None:
+        """Let others in: what earlier runs have left is taken up."""
+        self._door.release()
 
 
 @contextlib.contextmanager
-def locked(root: Path, shard: Shard | None) -> Iterator[bool]:
+def locked(root: Path, shard: Shard | None, last: Callable[[], None] | None = None) -> Iterator[Entered]:
     """Keep every other run out of a folder, but for the other shards of this one.
 
     Args:
         root: the folder.
         shard: None for a run that is none.
-
-    Yields:
-        Whether an earlier run was killed here.
+        last: called where a shard ends well and no other is at work; nobody starts meanwhile.
 
     Raises:
         InputError: another run is writing here.
     """
     file = root / (LOCK if shard is None else f"{LOCK}-{shard.tag}")
-    lock = filelock.FileLock(file, blocking=False)
-    was_killed = os.path.lexists(file)  # others take theirs away
-    if shard is None:
-        was_killed |= any(root.glob(f"{LOCK}-*"))
+    door, lock = filelock.FileLock(root / DOOR), filelock.FileLock(file, blocking=False)
     try:
+        _acquire(door)
+        was_killed = os.path.lexists(file)  # others take theirs away
+        if shard is None:
+            was_killed |= bool(_shards_with_locks(root))
         try:
             with held():  # a signal in between would leave the file behind
-                lock.acquire()
-            _refuse_others(root, shard)
+                _acquire(lock)
         except filelock.Timeout as error:
-            what = "another run" if shard is None else f"shard {shard.number}/{shard.count} already"
+            what = "another run" if shard is None else f"shard {shard.number} of {shard.count} already"
             raise InputError(f"{root}: {what} is writing here") from error
-        except (OSError, NotImplementedError) as error:  # some network file systems
-            log.info("%s: cannot be locked (%s)", root, error)
-        yield was_killed
+        yield Entered(door, was_killed, alone=_refuse_others(root, shard))
+        if not door.is_locked:
+            _acquire(door)
+        _release(lock)
+        if last is not None and not _at_work(root, shard):
+            last()
     finally:
-        with held():
-            if lock.is_locked:  # it refuses to lock a file that is gone: nothing races
-                with contextlib.suppress(OSError):  # Windows removes no file that is open
-                    Path(lock.lock_file).unlink()
-            lock.release()
+        _release(lock)
+        with contextlib.suppress(filelock.Timeout):  # somebody is there, who takes its file away
+            if not door.is_locked:
+                _acquire(door, wait=False)
+            _release(door, keep=bool(_shards_with_locks(root)))
 
 
-def _refuse_others(root: Path, shard: Shard | None) -> None:
-    """Look into the locks that must be free.
+def _acquire(lock: filelock.BaseFileLock, wait: bool = True) -> None:
+    """Take a lock.
 
     Raises:
-        InputError: one is not.
+        filelock.Timeout: another holds it, and it does not wait.
     """
-    if shard is not None and not _is_free(root / LOCK, PATIENCE):
+    try:
+        lock.acquire(blocking=None if wait else False)
+    except filelock.Timeout:
+        raise
+    except (OSError, NotImplementedError) as error:  # some network file systems
+        log.info("%s: cannot be locked (%s)", lock.lock_file, error)
+
+
+def _release(lock: filelock.BaseFileLock, keep: bool = False) -> None:
+    """Give a lock back, and take its file away."""
+    with held():
+        if lock.is_locked and not keep:  # filelock refuses to lock a file that is gone: nothing races
+            with contextlib.suppress(OSError):  # Windows removes no file that is open
+                Path(lock.lock_file).unlink()
+        lock.release()
+
+
+def _refuse_others(root: Path, shard: Shard | None) -> bool:
+    """Look into the locks that must be free; tell whether all are.
+
+    Raises:
+        InputError: one that must be free is not.
+    """
+    if shard is not None and not _is_free(root / LOCK):
         raise InputError(f"{root}: another run is writing here")
-    for other in shards_at_work(root, shard):
+    others = _at_work(root, shard)
+    for other in others:
         if shard is None or other.count != shard.count:
-            who = f"shard {other.number} of {other.count}"
-            raise InputError(f"{root}: {who} is writing here")
+            raise InputError(f"{root}: shard {other.number} of {other.count} is writing here")
+    return not others
 
 
-def _is_free(file: Path, patience: float) -> bool:
-    """Tell whether nobody holds a lock, by taking it for a moment."""
-    until = time.monotonic() + patience
-    while file.exists():
-        lock = filelock.FileLock(file, blocking=False)
-        try:
-            with held():
-                lock.acquire()
-                lock.release()
-            return True
-        except filelock.Timeout:
-            if time.monotonic() >= until:
-                return False
-            time.sleep(0.05)
+def _at_work(root: Path, but: Shard | None) -> list[Shard]:
+    """Return the shards that are at work in a folder, `but` one."""
+    shards = [shard for shard in _shards_with_locks(root) if shard != but]
+    return [shard for shard in shards if not _is_free(root / f"{LOCK}-{shard.tag}")]
+
+
+def _shards_with_locks(root: Path) -> list[Shard]:
+    tags = [file.name.removeprefix(f"{LOCK}-") for file in root.glob(f"{LOCK}-*")]
+    return [shard for shard in map(Shard.tagged, tags) if shard is not None]
+
+
+def _is_free(file: Path) -> bool:
+    """Tell whether nobody holds a lock, by taking it for a moment; what a killed run left is taken away."""
+    if not file.exists():
+        return True
+    lock = filelock.FileLock(file, blocking=False)
+    try:
+        _acquire(lock)
+    except filelock.Timeout:
+        return False
+    _release(lock)
     return True

@@ -24,12 +24,12 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 
 from errors import InputError
 from results.folder import TEMPORARY_PREFIX, Folder, temporary, temporary_name, unlink_all
-from results.locks import locked
+from results.locks import Entered, locked
 from results.pictures import Source
 from results.shards import FOLDER as SHARDS
 from results.shards import Shard, report_of
@@ -218,17 +218,17 @@ class OutputTree(Folder):
             raise InputError(f"{self.root}: cannot be written to ({error})") from error
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[bool]:
-        """Keep every other run out of this folder, but for the other shards of this one.
+    def lock(self, last: Callable[[], None] | None = None) -> Iterator[Entered]:
+        """Keep every other run out of this folder, but for the other shards of this one, see `locked`.
 
-        Yields:
-            Whether an earlier run was killed here: `sweep` has something to do.
+        Args:
+            last: called where a shard ends well and no other is at work.
 
         Raises:
             InputError: another run is writing here.
         """
-        with locked(self.root, self.shard) as was_killed:
-            yield was_killed
+        with locked(self.root, self.shard, last) as entered:
+            yield entered
 
     def sweep(self) -> None:
         """Remove the temporary files of a killed run. Only under `lock`: another run's are in use.

@@ -60,9 +60,19 @@ class Source:
         """What tells it from every other: the file, and the spot in it."""
         return self.key, self.spot
 
+    @property
+    def picture_label(self) -> str:
+        """The label of the picture, which its spots share."""
+        return label_of_picture(self.label, self.spot)
+
     def at(self, spot: str, center: tuple[float, float]) -> "Source":
         """Return one of its spots."""
         return replace(self, label=f"{self.label}~{spot}", spot=spot, center=center)
+
+
+def label_of_picture(label: str, spot: str) -> str:
+    """Return a label without the spot's own behind it."""
+    return label.removesuffix(f"~{spot}") if spot else label
 
 
 @dataclass(frozen=True)

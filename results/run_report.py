@@ -29,7 +29,7 @@ from typing import Any
 from machine.pace import Pace
 from machine.stage_times import StageTimes
 from results.output_tree import OutputTree
-from results.pictures import Failure
+from results.pictures import Failure, label_of_picture
 
 SCHEMA = 3
 PICTURE_STATUSES = ("pending", "started", "done", "failed")
@@ -157,6 +157,11 @@ class PictureRecord:
     def id(self) -> tuple[str, str]:
         """What tells it from every other, see `results.pictures.Source.id`."""
         return self.file, self.spot
+
+    @property
+    def picture_label(self) -> str:
+        """The label of the picture, which its spots share."""
+        return label_of_picture(self.label, self.spot)
 
     @property
     def failed(self) -> bool:

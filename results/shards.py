@@ -39,9 +39,12 @@ class Shard:
             return None
         return cls(int(match[1]), int(match[2]))
 
-    def has(self, label: str, spot: str = "") -> bool:
-        """Tell whether a picture falls to it; all spots of a picture fall to one shard."""
-        picture = label.removesuffix(f"~{spot}") if spot else label
+    def has(self, picture: str) -> bool:
+        """Tell whether a picture falls to it, with all its spots.
+
+        Args:
+            picture: its label.
+        """
         digest = hashlib.sha256(picture.encode("utf-8", "surrogateescape")).digest()
         return int.from_bytes(digest[:8], "big") % self.count == self.number
 

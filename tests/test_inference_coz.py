@@ -573,7 +573,8 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_after_room_is_made(
 def test_a_second_run_into_the_same_folder_is_refused_while_the_first_is_at_work(command, tmp_path):
     from results.output_tree import OutputTree
 
-    with OutputTree(tmp_path).lock():
+    with OutputTree(tmp_path).lock() as entered:
+        entered.begun()
         done = command("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE)
     assert done.code == 2
     assert "another run is writing here" in done.err
@@ -582,7 +583,8 @@ def test_a_second_run_into_the_same_folder_is_refused_while_the_first_is_at_work
 def test_two_processes_cannot_write_into_one_folder(tmp_path):
     from results.output_tree import OutputTree
 
-    with OutputTree(tmp_path).lock():
+    with OutputTree(tmp_path).lock() as entered:
+        entered.begun()
         done = run_script("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE)
     assert (done.code, "another run is writing here" in done.err) == (2, True)
     assert not list(tmp_path.iterdir()), "the lock goes with the run"

@@ -21,6 +21,7 @@ from command.sharding import gpus_of, shard_of
 from errors import InputError
 from results.load_report import load_report
 from results.output_tree import OutputTree
+from results.pictures import Source
 from results.shards import Shard
 
 BICUBIC = ("--rec_type", "bicubic", "--process_size", "64", "--rec_num", "3")
@@ -125,6 +126,63 @@ def test_workers_that_are_killed_lose_nothing(pictures, one, tmp_path):
     assert tree_of(out) == tree_of(one)
 
 
+def test_another_number_of_shards_side_by_side_is_joined_to_the_newest(pictures, one, tmp_path, command):
+    out = tmp_path / "out"
+    killed = [start(pictures, out, "--shard", f"{number}/4") for number in range(4)]
+    time.sleep(0.35)
+    for shard in killed:
+        shard.send_signal(signal.SIGKILL)
+        shard.wait()
+    shards = [start(pictures, out, "--shard", f"{number}/2") for number in range(2)]
+    assert [shard.wait() for shard in shards] == [0, 0]
+    assert tree_of(out) == tree_of(one)
+
+
+def test_overwriting_shards_start_together(pictures, one, tmp_path):
+    out = tmp_path / "out"
+    shards = [start(pictures, out, "--shard", f"{number}/3", "--overwrite") for number in range(3)]
+    assert [shard.wait() for shard in shards] == [0, 0, 0]
+    assert tree_of(out) == tree_of(one)
+
+
+def test_under_torchrun_a_bad_picture_ends_no_other_worker(pictures, tmp_path):
+    (pictures / "broken.png").write_bytes(b"no picture")
+    run = [Path(sys.executable).with_name("torchrun"), "--nproc_per_node", "2", ROOT / "inference_coz.py"]
+    arguments = ["-i", pictures, "-o", tmp_path / "two", *BICUBIC]
+    ended = subprocess.run([*map(str, [*run, *arguments])], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0
+    assert "failed: broken.png" in ended.stderr
+    report = load_report(tmp_path / "two" / "run.json")
+    assert report.status == "failed"
+    assert {record.status for record in report.pictures.values()} == {"done"}
+
+
+def test_where_no_file_can_be_locked_shards_still_make_what_one_process_makes(
+    pictures, one, tmp_path, command, monkeypatch
+):
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(FileLock, "_acquire", refuse)
+    for number in range(2):
+        shard = ("--shard", f"{number}/2")
+        assert command("inference_coz", "-i", pictures, "-o", tmp_path / "two", *BICUBIC, *shard).code == 0
+    for lock in (tmp_path / "two").glob(".lock*"):
+        lock.unlink()
+    assert tree_of(tmp_path / "two") == tree_of(one)
+
+
+def test_a_shard_whose_pictures_have_new_labels_shares_none_with_another(pictures, tmp_path, command):
+    command("inference_coz", "-i", pictures, "-o", tmp_path / "out", *BICUBIC)
+    reports = []
+    for number in range(2):
+        with FileLock(tmp_path / "out" / f".lock-{1 - number}-of-2"):  # so that they are not joined
+            command("inference_coz", "-i", tmp_path, "--recursive_folders", "-o", tmp_path / "out", *BICUBIC,
+                    "--shard", f"{number}/2")  # fmt: skip
+        reports.append(set(load_report(tmp_path / "out" / "shards" / f"{number}-of-2" / "run.json").pictures))
+    assert not reports[0] & reports[1]
+
+
 def test_another_number_of_shards_goes_on_where_these_stopped(pictures, one, tmp_path, command):
     out = tmp_path / "out"
     command("inference_coz", "-i", pictures, "-o", out, *BICUBIC, "--shard", "0/2")
@@ -174,8 +232,8 @@ def test_all_spots_of_a_picture_fall_to_one_shard():
         whole = [Shard(number, count).has("a/photo~1.jpg") for number in range(count)]
         assert sum(whole) == 1
         for spot in ("1", "left eye", "x~y"):
-            label = f"a/photo~1.jpg~{spot}"
-            assert [Shard(number, count).has(label, spot) for number in range(count)] == whole
+            source = Source(Path("photo~1.jpg"), "a/photo~1.jpg").at(spot, (0.5, 0.5))
+            assert [Shard(number, count).has(source.picture_label) for number in range(count)] == whole
 
 
 @pytest.mark.parametrize(
@@ -183,14 +241,13 @@ def test_all_spots_of_a_picture_fall_to_one_shard():
     [
         (".lock", "0/2", "another run"),
         (".lock-1-of-3", "0/2", "shard 1 of 3"),
-        (".lock-0-of-2", "0/2", "shard 0/2 already"),
+        (".lock-0-of-2", "0/2", "shard 0 of 2 already"),
         (".lock-1-of-2", "0/1", "shard 1 of 2"),
     ],
 )
 def test_what_would_get_in_each_others_way_is_refused(
     pictures, tmp_path, command, monkeypatch, lock, shard, who
 ):
-    monkeypatch.setattr("results.locks.PATIENCE", 0.1)
     out = tmp_path / "out"
     out.mkdir()
     with FileLock(out / lock):
@@ -291,11 +348,10 @@ def test_a_shards_report_that_is_none_is_refused_with_its_name(pictures, tmp_pat
 
 def test_the_page_shows_all_pictures_while_shards_are_at_work(pictures, tmp_path, command):
     out = tmp_path / "out"
-    with FileLock(tmp_path / "unused"):
-        out.mkdir()
-        with FileLock(out / ".lock-1-of-2"):  # the other one is at work
-            command("inference_coz", "-i", pictures, "-o", out, *BICUBIC, "--shard", "0/2")
-            page = (out / "index.html").read_text()
+    out.mkdir()
+    with FileLock(out / ".lock-1-of-2"):  # the other one is at work
+        command("inference_coz", "-i", pictures, "-o", out, *BICUBIC, "--shard", "0/2")
+        page = (out / "index.html").read_text()
     assert page.count('"label"') == 12
     done = len(load_report(out / "shards" / "0-of-2" / "run.json").pictures)
     assert page.count('"status": "done"') == done

@@ -88,7 +88,7 @@ class Page:
             self.tree.write((PAGE / name).read_bytes(), self.tree.page_part(name))
         pictures = self.run.pictures
         for picture in pictures.values():
-            if self.tree.shard is not None and not self.tree.shard.has(picture.label, picture.spot):
+            if self.tree.shard is not None and not self.tree.shard.has(picture.picture_label):
                 continue  # that shard sees to it
             if anew or not self._description(picture).is_file():
                 self.show(picture)

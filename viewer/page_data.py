@@ -12,6 +12,8 @@ from results.pictures import Failure
 from results.run_report import PictureRecord
 from viewer.flight import LAW, layers_of
 
+# who said a prompt, where run.json has a word of its own for it
+WHO = {"null": "you (--prompt)", "file": "you (--prompts_file)"}
 ENDINGS = {
     "running": "still running, or killed: read this page anew to see more",
     "interrupted": "interrupted: the same command goes on from here",
@@ -83,7 +85,7 @@ def route_of(picture: PictureRecord, states: Sequence[str], plain: Mapping[int, 
     said += [
         {
             "prompt": readable(step.prompt or ""),
-            "extractor": readable(step.extractor),
+            "extractor": readable(WHO.get(step.extractor, step.extractor)) if step.prompt else "",
             "note": readable(step.note),
             "parts": len(step.tiles),
             "consistency": step.consistency,

@@ -3,14 +3,14 @@
 import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
 
 from errors import InputError, PictureError
 from results.folder import Folder
-from results.output_tree import OutputTree, page_id
+from results.output_tree import OutputTree
 from results.run_report import PictureRecord
 from viewer.copies import plain_pictures, state_of
 from viewer.flight import layers_of
@@ -32,11 +32,9 @@ def pictures_called(pictures: Mapping[str, PictureRecord], label: str | None) ->
     Raises:
         InputError: none is called that, or several are; or it has no states.
     """
-    found = [
-        one
-        for one in pictures.values()
-        if label in (None, one.name, one.label, one.label.removesuffix(f"~{one.spot}"))
-    ]
+    found = [one for one in pictures.values() if label in (None, one.name, one.label, one.picture_label)]
+    if not pictures:
+        raise InputError("--share: there is no picture in this folder")
     files = {one.file for one in found}
     if label is None and len(files) > 1:
         raise InputError(f"--share holds one picture, and these are {len(files)}; say which with --picture")
@@ -88,7 +86,7 @@ def _data(
     folder = folder_of("done", {}, pictures, [], {one.name for one in pictures})
     folder |= {"state": "", "alone": True}
     for entry in folder["pictures"]:
-        entry["thumb"] = ""
+        entry |= {"thumb": "", "failure": "", "label": PurePosixPath(entry["label"]).name}
     yield "folder", folder
     for picture in pictures:
         states = [
@@ -96,7 +94,8 @@ def _data(
             for layer in layers_of(picture)
         ]
         plain = {step: _address(image, quality, side) for step, image in plain_pictures(tree, picture)}
-        yield f"picture-{page_id(picture.name)}", route_of(picture, states, plain)
+        route = route_of(picture, states, plain)
+        yield f"picture-{route['id']}", route | {"label": PurePosixPath(route["label"]).name}
 
 
 def _address(image: Image.Image, quality: int, side: int) -> str:

@@ -195,7 +195,7 @@ class Flight {
     facts[0].append(make("span", layer.made, `made ${layer.made}`), `: ${MADE[layer.made]}`);
     if (saidOf(layer)) {
       facts.push(make("blockquote", saidOf(layer)));
-      facts.push(make("p", `said by ${layer.extractor || "you (--prompt)"}`, "who"));
+      if (layer.extractor) facts.push(make("p", `said by ${layer.extractor}`, "who"));
     }
     if (layer.note) facts.push(make("p", layer.note, "note"));
     if (layer.consistency !== null) {

@@ -6,7 +6,7 @@
  * @property {string} id
  * @property {string} label
  * @property {string} status pending, started, done or failed
- * @property {string | null} failure
+ * @property {string} failure empty where there is none
  * @property {number} group the same for spots of one picture
  * @property {number} factor of its deepest state; 0 where there is none
  * @property {string} made how that came about
@@ -69,7 +69,7 @@ class Gallery {
     this.list("settings", folder.settings);
     const failed = folder.pictures.filter((entry) => entry.failure);
     this.list("failures", [
-      ...failed.map((entry) => /** @type {[string, string]} */ ([entry.label, entry.failure ?? ""])),
+      ...failed.map((entry) => /** @type {[string, string]} */ ([entry.label, entry.failure])),
       ...folder.unreadable,
     ]);
     this.fill();
@@ -174,7 +174,9 @@ class Gallery {
       element("stage", HTMLElement).focus({ preventScroll: true });
       window.scrollTo(0, 0);
     } catch (error) {
+      if (this.opened !== id) return;
       this.opened = "";
+      this.flight.close();
       this.turn("gallery");
       history.replaceState(null, "", "#"); // so that the same card can be tried again
       this.problem.textContent = `${entry.label}: ${/** @type {Error} */ (error).message}`;

@@ -6,12 +6,12 @@
  * @typedef {[number, number, number, number]} Rectangle left, top, width, height, in the picture's pixels
  * @typedef {object} Layer one state
  * @property {string} src the state
- * @property {string | null} plain the same place, enlarged with BICUBIC from the picture's pixels; null: src is that
+ * @property {string} plain the same place, enlarged with BICUBIC from what the first network got; empty: src is that
  * @property {Rectangle} view what it shows
  * @property {Rectangle} stop where the camera is when it has reached the state
  * @property {number} factor against state 0
  * @property {string} made real, enlarged or invented
- * @property {string | null} prompt
+ * @property {string} prompt
  * @property {string} extractor
  * @property {string} note
  * @property {number} parts prompts of parts of the state, beside or instead of `prompt`
