@@ -1,8 +1,8 @@
 """One run at a time in an output folder, or several shards of one run.
 
 A run holds OUT/.lock, a shard OUT/.lock-K-of-N, as long as it is at work. Whoever starts or ends does so
-behind OUT/.lock-door, one at a time: there it takes its own lock, sees that no other is held that must not be,
-and looks after what earlier runs have left. So nobody is half-way in or out when another looks, and the
+behind OUT/.lock-door, one at a time: there it takes its own lock, sees that no other is held that must not
+be, and looks after what earlier runs have left. So nobody is half-way in or out when another looks, and the
 last shard to leave knows that it is.
 """
 
