@@ -26,6 +26,7 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._below = os.path.join(root, "")  # noqa: PTH118 (with a separator at its end)
 
     def prove_inside(self, file: Path) -> None:
         """Raise OutputError where a link inside the tree leads a file out of it."""
@@ -97,7 +98,8 @@ class Folder:
         """
         self.prove_inside(file)
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            if not file.parent.is_dir():
+                file.parent.mkdir(parents=True, exist_ok=True)
             with temporary(file.parent) as written:
                 yield written
                 with held():
