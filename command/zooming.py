@@ -129,9 +129,9 @@ def zoom_all(
     how = "stopped"
     try:
         with overlap, closing(chain.run(records, _group(options, settings))) as come_on:
-            _follow(come_on, settings.rec_num, report, page, len(records), options.quiet)
+            made = _follow(come_on, settings.rec_num, report, page, len(records), options.quiet)
         for record in records:  # the folder may have been emptied under the run
-            if record.status == "done" and not chain.keeping.finished(record):
+            if record.status == "done" and record.name in made and not chain.keeping.finished(record):
                 record.status, record.failure = "failed", "its results are gone; run the same command again"
         failed = [(record.label, record.failure) for record in records if record.failed]
         failed += [(failure.label, failure.reason) for failure in unreadable]
@@ -169,10 +169,15 @@ def _follow(
     page: Page,
     pictures: int,
     quiet: bool,
-) -> None:
-    """Keep the progress bar, the report and the page up with the chain."""
-    come: dict[str, int] = {}  # steps of each picture that the bar has counted
+) -> set[str]:
+    """Keep the progress bar, the report and the page up with the chain.
+
+    Returns:
+        Names of the pictures that were made, and not done before.
+    """
+    come: dict[str, int] = {}  # steps of each picture at work that the bar has counted
     ended: set[str] = set()
+    made: set[str] = set()
     with (
         tqdm(
             total=pictures * steps,
@@ -182,16 +187,24 @@ def _follow(
         ) as bar,
         logging_redirect_tqdm(),
     ):
-        for picture, _ in come_on:
+        for picture, step in come_on:
+            name = picture.name
+            if name in ended:
+                continue
+            counted, now = come.pop(name, 0), picture.steps_done
             if picture.status in ("done", "failed"):
-                ended.add(picture.name)
+                ended.add(name)
+                now = steps
                 bar.set_description(f"{len(ended)} of {pictures} pictures", refresh=False)
-            now = steps if picture.name in ended else picture.steps_done
-            bar.set_postfix_str(picture.name, refresh=False)
-            bar.update(now - come.get(picture.name, 0))
-            come[picture.name] = now
-            _written(partial(report.note, picture))
+            else:
+                come[name] = now
+            bar.set_postfix_str(name, refresh=False)
+            bar.update(now - counted)
+            if picture.status != "done" or step:  # else nothing has come to it
+                made.add(name)
+                _written(partial(report.note, picture))
             _written(lambda: page.save(now=False))
+    return made
 
 
 def _written(write: Callable[[], None]) -> bool:

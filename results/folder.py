@@ -31,6 +31,7 @@ class Folder:
 
     def __init__(self, root: Path, tag: str = "") -> None:
         self.root, self.tag = root, tag
+        self._below = os.path.join(root, "")  # noqa: PTH118 (with a separator at its end)
 
     def prove_inside(self, file: Path) -> None:
         """Raise OutputError where a link inside the tree leads a file out of it."""
@@ -103,7 +104,8 @@ class Folder:
         """
         self.prove_inside(file)
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            if not file.parent.is_dir():
+                file.parent.mkdir(parents=True, exist_ok=True)
             with temporary(file.parent, self.tag) as written:
                 yield written
                 with held():

@@ -145,14 +145,18 @@ class OutputTree(Folder):
         super().__init__(root, "" if shard is None else f"{shard.tag}-")
         self.shard = shard
 
+    def _place(self, place: str) -> Path:
+        # joining paths part by part takes longer than looking whether the file is there
+        return Path(f"{self._below}{place}")
+
     def state(self, name: str, step: int) -> Path:
         """State `step` of a picture, 0 for the picture itself."""
-        return self.root / "per-sample" / name / f"{step}.png"
+        return self._place(f"per-sample/{name}/{step}.png")
 
     def sr_input(self, name: str, step: int, from_first_state: bool) -> Path:
         """What step `step` enlarged."""
         file = f"0_input_for_{step}.png" if from_first_state else f"{step}_input.png"
-        return self.root / "per-sample" / name / file
+        return self._place(f"per-sample/{name}/{file}")
 
     def prompt(self, name: str, step: int) -> Path:
         """The prompt of step `step` (from 1; its file counts from 0)."""
@@ -160,15 +164,15 @@ class OutputTree(Folder):
 
     def strip(self, name: str) -> Path:
         """The states side by side, beside the states."""
-        return self.root / "per-sample" / name / f"{PurePosixPath(name).name}.png"
+        return self._place(f"per-sample/{name}/{name.rpartition('/')[2]}.png")
 
     def collected_strip(self, name: str) -> Path:
         """The states side by side, beside the other pictures' strips. It is written last."""
-        return self.root / "recursive" / f"{name}.png"
+        return self._place(f"recursive/{name}.png")
 
     def per_scale(self, name: str, step: int) -> Path:
         """State `step` beside the other pictures' state `step`."""
-        return self.root / "per-scale" / f"scale{step}" / f"{name}.png"
+        return self._place(f"per-scale/scale{step}/{name}.png")
 
     def film(self, name: str, ending: str) -> Path:
         """The flight through the states; `ending` is one of `FILMS`."""
@@ -190,7 +194,7 @@ class OutputTree(Folder):
 
     def page_part(self, name: str) -> Path:
         """A file that the page is made of."""
-        return self.root / PAGE / name
+        return self._place(f"{PAGE}/{name}")
 
     @property
     def run_json(self) -> Path:

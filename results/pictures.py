@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
@@ -50,7 +51,7 @@ class Source:
     spot: str = ""
     center: tuple[float, float] | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
         """What tells the file from every other: its path without links."""
         return str(real_path(self.file))
@@ -104,11 +105,16 @@ def find_pictures(
     """
     endings = picture_endings()
     left_out = {real_path(folder) for folder in leave_out}
+
+    @cache
+    def is_left_out(folder: Path) -> bool:
+        return not left_out.isdisjoint((folder, *folder.parents))
+
     found: dict[str, Source] = {}
     failures: list[Failure] = []
     for source, named_by_user in _candidates(inputs, recursive, left_out, endings, failures):
         try:
-            if not left_out.isdisjoint(real_path(source.file).parents):
+            if is_left_out(Path(source.key).parent):
                 raise PictureError("lies among the results of --output_dir, which this run may write over")
             found.setdefault(source.key, replace(source, size=identify(source.file)))
         except PictureError as error:
@@ -345,6 +351,8 @@ def _to_srgb(image: Image.Image, profile: bytes | None, file: Path) -> Image.Ima
 
 def _apply_profile(image: Image.Image, profile: bytes | None, file: Path) -> Image.Image:
     """Convert with the ICC profile where there is a usable one, else by the mode alone."""
+    if not profile and image.mode != "LAB":
+        return image.convert("RGB")
     srgb = ImageCms.createProfile("sRGB")
     if profile:
         try:

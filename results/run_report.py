@@ -20,9 +20,10 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ PICTURE_STATUSES = ("pending", "started", "done", "failed")
 # only resized; enlarged: from real pixels, at least as many as the step's factor asks for; invented: all else
 MADE = ("real", "enlarged", "invented")
 STATUSES = ("running", "done", "failed", "interrupted", "stopped")
+STAGES = ("prompt", "sr", "save")  # of a step
 LARGEST_JOURNAL = 2**28  # bytes; then all is written anew: no file without bounds is read back
 
 
@@ -79,7 +81,8 @@ class StepRecord:
         seed: of the step's noise; null where it only resizes.
         consistency: of the state with its crop, see `zoom.measure.consistency`; null where it is real.
         texture: of the state, see `zoom.measure.texture`.
-        seconds: by stage: prompt, sr, save; of a batch, its share.
+        prompt_seconds, sr_seconds, save_seconds: of the `STAGES`, ``seconds`` in run.json; of a batch, its
+            share; null where the stage took no part.
         done: the state is on disk.
     """
 
@@ -95,11 +98,13 @@ class StepRecord:
     extractor: str = ""
     raw: str = ""
     note: str = ""
-    tiles: list[TilePrompt] = field(default_factory=list)
+    tiles: Sequence[TilePrompt] = ()
     seed: int | None = None
     consistency: float | None = None
     texture: float | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
+    prompt_seconds: float | None = None
+    sr_seconds: float | None = None
+    save_seconds: float | None = None
     done: bool = False
 
     @property
@@ -300,19 +305,23 @@ def first_line(digest: str) -> bytes:
 
 def entry_of(picture: PictureRecord) -> dict[str, Any]:
     """Return what the report says of a picture. Other threads may be at work on it."""
-    steps = [
-        {
-            **_values(step),
-            "tiles": [_values(tile) for tile in step.tiles],
-            "seconds": dict(step.seconds),  # at once: json would stumble over one that grows meanwhile
-        }
-        for step in picture.steps
-    ]
-    return {**_values(picture), "steps": steps}
+    return {**_values(picture), "steps": [_step(step) for step in picture.steps]}
+
+
+def _step(step: StepRecord) -> dict[str, Any]:
+    values = _values(step)
+    seconds = {stage: values.pop(f"{stage}_seconds") for stage in STAGES}
+    values["seconds"] = {stage: spent for stage, spent in seconds.items() if spent is not None}
+    values["tiles"] = [_values(tile) for tile in step.tiles]
+    return values
 
 
 def _values(record: PictureRecord | StepRecord | TilePrompt) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in record.__slots__}
+    kind = type(record)
+    return dict(zip(kind.__slots__, _FIELDS_OF[kind](record), strict=True))
+
+
+_FIELDS_OF = {kind: attrgetter(*kind.__slots__) for kind in (PictureRecord, StepRecord, TilePrompt)}
 
 
 def _line(content: dict[str, Any]) -> bytes:

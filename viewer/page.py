@@ -20,7 +20,7 @@ from results.pictures import Failure
 from results.run_report import PictureRecord
 from viewer.copies import check_states, jpeg, plain_pictures, small_copy
 from viewer.flight import layers_of
-from viewer.page_data import folder_of, route_of, script_text
+from viewer.page_data import entries_of, folder_of, route_of, script_text
 from zoom.in_hand import InHand
 
 log = logging.getLogger(__name__)
@@ -152,16 +152,17 @@ class Page:
                 self._write_index()
 
     def _write_index(self) -> None:
-        run = self.run
-        pictures = run.pictures
+        run, pictures = self.run, list(self.run.pictures.values())
         shown = self._shown
         if self.tree.shard is not None:
-            shown = shown | {one.name for one in pictures.values() if self._description(one).is_file()}
-        folder = folder_of(run.status, run.settings, pictures.values(), run.unreadable, shown)
+            shown = shown | {one.name for one in pictures if self._description(one).is_file()}
+        folder = script_text(folder_of(run.status, run.settings, pictures, run.unreadable)).removesuffix("}")
+        # one after the other: as one text of thousands they would need far more memory
+        entries = ", ".join(map(script_text, entries_of(pictures, shown)))
         page = _fill_in(
             policy=POLICY,
             styles=f'<link rel="stylesheet" href="page/{STYLES}">',
-            data=_data_element("folder", folder),
+            data=_data_element("folder", f'{folder}, "pictures": [{entries}]}}'),
             scripts="\n".join(f'<script src="page/{name}"></script>' for name in SCRIPTS),
         )
         self.tree.write(page.encode(), self.tree.index)
@@ -181,7 +182,7 @@ def page_in_one_file(data: Mapping[str, object]) -> str:
     return _fill_in(
         policy=POLICY_OF_ONE_FILE.format(scripts=" ".join(f"'sha256-{digest}'" for digest in hashes)),
         styles=f"<style>\n{(PAGE / STYLES).read_text(encoding='utf-8')}</style>",
-        data="\n".join(_data_element(name, content) for name, content in data.items()),
+        data="\n".join(_data_element(name, script_text(content)) for name, content in data.items()),
         scripts="\n".join(f"<script>{script}</script>" for script in scripts),
     )
 
@@ -192,6 +193,6 @@ def _fill_in(**parts: str) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], template)
 
 
-def _data_element(name: str, content: object) -> str:
-    """Return an element that holds data for the page's scripts; no browser runs it."""
-    return f'<script type="application/json" id="{name}">{script_text(content)}</script>'
+def _data_element(name: str, text: str) -> str:
+    """Return an element that holds `script_text` for the page's scripts; no browser runs it."""
+    return f'<script type="application/json" id="{name}">{text}</script>'

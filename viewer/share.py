@@ -15,7 +15,7 @@ from results.run_report import PictureRecord
 from viewer.copies import plain_pictures, state_of
 from viewer.flight import layers_of
 from viewer.page import page_in_one_file
-from viewer.page_data import folder_of, route_of
+from viewer.page_data import entries_of, folder_of, route_of
 
 LARGEST = 2_000_000  # bytes
 # WebP's quality, and the longest side of a state: the first that is small enough is taken
@@ -83,10 +83,11 @@ def _data(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the page's data elements, pictures inside of them, by name."""
     # how it was made and where its file was is not the friend's business
-    folder = folder_of("done", {}, pictures, [], {one.name for one in pictures})
-    folder |= {"state": "", "alone": True}
-    for entry in folder["pictures"]:
+    entries = list(entries_of(pictures, {one.name for one in pictures}))
+    for entry in entries:
         entry |= {"thumb": "", "failure": "", "label": PurePosixPath(entry["label"]).name}
+    folder = folder_of("done", {}, pictures, [])
+    folder |= {"state": "", "alone": True, "pictures": entries}
     yield "folder", folder
     for picture in pictures:
         states = [

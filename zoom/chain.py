@@ -98,7 +98,8 @@ class Chain:
                     if in_hand is not None:
                         group.append(in_hand)
                     yield picture, 0
-                yield from self._run_group(group)
+                if group:
+                    yield from self._run_group(group)
         self.overlap.wait()
         yield from self._come_on()
 

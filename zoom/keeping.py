@@ -161,7 +161,7 @@ class Keeping:
             place = self.tree.sr_input(picture.name, step, self.settings.from_first_state)
             self.tree.write_image(sr_input, place)
         self._write_state(picture.name, step, state)
-        record.seconds["save"] = round(time.perf_counter() - start, 3)
+        record.save_seconds = round(time.perf_counter() - start, 3)
         record.done = True
         self.come_on.append((picture, step))
 

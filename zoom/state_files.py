@@ -138,7 +138,7 @@ class StateFiles:
             StepRecord(
                 step=number,
                 magnification=self.settings.magnification(number),
-                window=(step.window.left, step.window.top, step.window.width, step.window.height),
+                window=step.window.numbers,
                 window_of=step.window_of,
                 size=step.size,
                 view=step.view.numbers,

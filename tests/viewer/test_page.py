@@ -43,6 +43,8 @@ def test_a_run_ends_in_a_page_of_its_pictures(photos, tmp_path, command):
 
 
 def test_the_page_is_there_from_the_start_and_comes_up_to_date(photos, tmp_path, monkeypatch, command):
+    for number in range(40):
+        picture_of(0).resize((64, 64)).save(photos / f"{number}.png")
     seen = []
     save = Page.save
 
@@ -56,8 +58,8 @@ def test_the_page_is_there_from_the_start_and_comes_up_to_date(photos, tmp_path,
     command("inference_coz", "-i", photos, "-o", tmp_path / "out", *BICUBIC)
     done = [sum(entry["factor"] > 0 for entry in folder["pictures"]) for folder in seen]
     assert done[0] == 0
-    assert 1 in done
-    assert done[-1] == 2
+    assert any(0 < count < 42 for count in done)
+    assert (sorted(done), done[-1]) == (done, 42)
     assert "killed" in seen[0]["state"]
     assert "killed" not in seen[-1]["state"]
 
