@@ -41,6 +41,7 @@ def run(options: "Namespace") -> int:
     from command.films import film_settings, make_films
     from command.parts import Parts, build_parts, check_files
     from command.ray_cluster import connected
+    from command.sharding import exit_code_of_shard
     from command.space import refuse_too_little_space
     from command.spots import leave_out_what_cannot_be_zoomed_into, with_detail, with_regions
     from command.viewing import check_one_picture, write_share
@@ -50,7 +51,8 @@ def run(options: "Namespace") -> int:
     from results.prompts_file import read_prompts
     from zoom.window import check_steps
 
-    settings, tree, times = chain_settings(options), OutputTree(options.output_dir), StageTimes()
+    settings, times = chain_settings(options), StageTimes()
+    tree = OutputTree(options.output_dir, options.shard)
     check_steps(settings)
     has_prompts = options.prompt_type != "null" or options.prompt or options.prompts_file
     if has_prompts and options.backbone != "sd3":
@@ -66,9 +68,10 @@ def run(options: "Namespace") -> int:
         sources = with_regions(options.regions, sources, unreadable)
     parts = Parts() if settings.resizes_only else build_parts(options, check_files(options), times)
 
+    from command.beginning import begin, end_shards, failures_of_share, of_share
     from command.on_ray import ChainOnRay
-    from command.zooming import describe, environment, program_version, zoom_all
-    from results.resume import earlier_results, remove_all, take_up, waiting
+    from command.zooming import about_machine, describe, program_version, zoom_all
+    from results.resume import earlier_results, waiting
     from results.run_report import RunReport
     from zoom.chain import Chain
 
@@ -79,32 +82,21 @@ def run(options: "Namespace") -> int:
     if options.find_detail:
         sources, unread = with_detail(options, tree, sources)
         unreadable += unread
+    share, failures = of_share(tree.shard, sources), failures_of_share(tree.shard, unreadable)
     if options.dry_run:
         from command.plan import print_plan
 
-        print_plan(options, settings, sources, unreadable, parts, earlier)
-        return SOME_FAILED if unreadable else ALL_DONE
-    refuse_too_little_space(settings, waiting(sources, earlier), tree.root)
+        print_plan(options, settings, share, failures, parts, earlier)
+        return SOME_FAILED if failures else ALL_DONE
+    refuse_too_little_space(settings, waiting(share, earlier), tree.root, options.save)
     tree.prepare()
-    with connected(options), tree.lock():
-        tree.sweep()
-        if options.overwrite:
-            remove_all(tree)
-        report = RunReport(tree, program_version(), described, environment(parts), times)
-        report.pictures = {} if options.overwrite else earlier_results(tree, described)
-        records = take_up(tree, sources, report.pictures)
-        chain_class = Chain if options.ray is None else partial(ChainOnRay, options, described, parts)
-        chain = chain_class(
-            settings,
-            tree,
-            parts.extractor,
-            parts.backbone,
-            times,
-            fixed_prompts,
-            options.save_prompts,
-            options.label_strip,
-        )
-        code = zoom_all(options, chain, report, parts, records, unreadable)
+    report = RunReport(tree, program_version(), described, about_machine(parts), times)
+    root = OutputTree(tree.root)
+    last = partial(end_shards, root, report.version, report.environment) if tree.shard else None
+    chain_class = Chain if options.ray is None else partial(ChainOnRay, options, described, parts)
+    with connected(options), tree.lock(last) as entered:
+        records = begin(tree, entered, report, sources, unreadable, options.overwrite)
+        code = zoom_all(options, settings, report, parts, records, failures, fixed_prompts, chain_class)
         film = film_settings(options)
         if film is not None:
             done = [record for record in records if record.status == "done"]
@@ -113,7 +105,7 @@ def run(options: "Namespace") -> int:
         if options.share is not None and code == ALL_DONE:
             named = {record.name: record for record in records}
             write_share(tree, named, None, options.share, options.quiet)
-        return code
+    return exit_code_of_shard(tree.shard, code)
 
 
 if __name__ == "__main__":

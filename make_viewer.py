@@ -70,22 +70,24 @@ def run(options: argparse.Namespace) -> int:
     set_up_logging(logging.ERROR if options.quiet else logging.WARNING)
     if options.picture is not None and options.share is None:
         raise InputError("--picture only goes with --share")
-    check_share(options.share)
+    check_share(options.share, options.folder)
     film = film_settings(options)
     if not options.folder.is_dir():
         raise InputError(f"{options.folder}: no such folder")
 
-    from results.load_report import load_report
+    from results.joining import known_report
     from results.output_tree import OutputTree
     from viewer.page import Page
 
     tree = OutputTree(options.folder)
     tree.prepare()
-    with tree.lock():
-        report = load_report(tree.run_json)
+    with tree.lock() as entered:
+        report = known_report(tree.root)
         if report is None:
             raise InputError(f"{options.folder}: no run.json in there; give the --output_dir of a run")
-        tree.sweep()
+        entered.begun()
+        if entered.was_killed:
+            tree.sweep()
         page = Page(tree, report)
         page.begin(anew=True)
         page.save()

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import inference_coz
-from results.load_report import EarlierReport, load_report
+from results.load_report import load_report
 from results.output_tree import OutputTree, page_id
 from viewer.page import Page
 
@@ -58,7 +58,7 @@ def make_folder(out: Path, pictures: int) -> None:
     for name in records:
         for ending in (".js", ".jpg"):
             shutil.copy(of_page / f"{page_id(record.name)}{ending}", of_page / f"{page_id(name)}{ending}")
-    page = Page(OutputTree(out), EarlierReport("done", report.settings, records, []))
+    page = Page(OutputTree(out), replace(report, pictures=records))
     page.begin()
     page.save()
 

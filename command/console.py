@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from errors import InputError, OutputError
 from machine import interrupts
+from machine.terminal import TERMINAL
 
 ALL_DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -51,7 +52,8 @@ def say(text: str, error: bool = False) -> None:
     encoding = stream.encoding or "utf-8"  # not every terminal can show every name
     text = shortened(printable(text)) if error else printable(text)
     try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+        with TERMINAL:
+            print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
     except BrokenPipeError:  # what waits in the stream would raise again at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
@@ -78,9 +80,18 @@ class OneLine(logging.Formatter):
         return super().format(record)
 
 
+class Terminal(logging.StreamHandler):
+    """Standard error, when nobody has turned it away."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a message."""
+        with TERMINAL:
+            super().emit(record)
+
+
 def set_up_logging(level: int) -> None:
     """Send the project's messages of a level and above to standard error; for DEBUG, the libraries' too."""
-    handler = logging.StreamHandler()
+    handler = Terminal()
     handler.setFormatter(OneLine("%(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=level, force=True)
     if level <= logging.DEBUG:

@@ -14,6 +14,7 @@ from command.films import film_settings
 from command.look import decide_texture, decide_tile_prompts, decide_where
 from command.options import MAX_NEW_TOKENS, build_parser
 from command.ray_options import check_ray
+from command.sharding import gpus_of, shard_of
 from command.viewing import check_share
 from errors import InputError
 from results.limits import LONGEST_PROMPT, MAX_PIXELS
@@ -115,10 +116,16 @@ def check(options: argparse.Namespace) -> None:
             raise InputError(f"{path}: no such file or folder{link}")
     if options.output_dir.exists() and not options.output_dir.is_dir():
         raise InputError(f"--output_dir {options.output_dir}: is a file; give a folder")
+    if options.label_strip and options.save == "states":
+        raise InputError("--label_strip: --save states keeps no strips; leave one of the two out")
     _must_be_file(options, "prompts_file")
     _must_be_file(options, "regions")
     film_settings(options)
-    check_share(options.share)
+    check_share(options.share, options.output_dir)
+    options.shard = shard_of(options.shard)
+    options.gpus = gpus_of(options.gpus_per_process)
+    if options.shard is not None:
+        _refuse_with_shards(options)
     check_ray(options)
 
 
@@ -171,6 +178,18 @@ def decide(options: argparse.Namespace) -> None:
     decide_where(options)
     decide_tile_prompts(options, uses_sd3)
     decide_texture(options, options.rec_type in RECURSIVE_KINDS)
+
+
+def _refuse_with_shards(options: argparse.Namespace) -> None:
+    if options.find_detail is not None:
+        raise InputError(
+            "--find_detail: not in shards; propose the spots once (--find_detail N --dry_run), and give them "
+            "to all shards: --regions OUT/spots.csv"
+        )
+    if options.ray is not None:
+        raise InputError("--ray: spreads the pictures itself; leave --shard out (or give --shard 0/1)")
+    if options.share is not None:
+        raise InputError("--share: not in shards; share a picture when all are done, with make_viewer.py")
 
 
 def _decide_backbone(options: argparse.Namespace) -> None:

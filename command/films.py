@@ -155,6 +155,8 @@ def make_films(
             films.append((record, Film(tree, record, settings)))
         except PictureError as error:
             failures.append(Failure(record.label, str(error)))
+        except (ValueError, ArithmeticError) as error:  # whatever numbers a forged report holds
+            failures.append(Failure(record.label, f"its report makes no sense ({error})"))
     with (
         tqdm(
             total=sum(film.count for _, film in films),
@@ -173,7 +175,8 @@ def make_films(
     if not quiet and wanted:
         before = len(wanted) - len(missing)
         folder = tree.film("NAME", settings.ending).parent
-        say(f"{len(wanted) - len(failures)} of {len(wanted)} films are in {folder}, {before} from before")
+        kept = f", {before} kept as they were: make_viewer.py makes them anew" if before else ""
+        say(f"{len(wanted) - len(failures)} of {len(wanted)} films are in {folder}{kept}")
     for failure in failures:
         say(f"failed: film of {failure.label}: {failure.reason}", error=True)
     return failures

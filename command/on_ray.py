@@ -17,6 +17,7 @@ import pickle
 import warnings
 from argparse import Namespace
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from command.parts import Parts, working_side
 from command.ray_cluster import first_line, share_out
 from command.ray_worker import Answer, Job, Worker
 from errors import InputError, PictureError
+from results.resume import forget_what_has_changed
 from results.run_report import PictureRecord
 from zoom.chain import Chain
 from zoom.isolate import fail
@@ -44,6 +46,12 @@ def needs(options: Namespace, parts: Parts) -> tuple[int, int]:
     return len(gpus), sum(peak for device, peak in peaks.items() if device not in gpus)
 
 
+def _become(picture: PictureRecord, made: PictureRecord) -> None:
+    """Take over what an actor says of a picture."""
+    for one in fields(made):
+        setattr(picture, one.name, getattr(made, one.name))
+
+
 class ChainOnRay(Chain):
     """A chain whose pictures are made by actors; it takes them in, and writes none of their files itself.
 
@@ -54,20 +62,23 @@ class ChainOnRay(Chain):
         arguments: as for `Chain`.
     """
 
-    def __init__(self, options: Namespace, described: dict[str, Any], parts: Parts, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(
+        self, options: Namespace, described: dict[str, Any], parts: Parts, *arguments: Any, **named: Any
+    ) -> None:
+        super().__init__(*arguments, **named)
         self._options, self._described, self._parts = options, described, parts
 
     def run(
         self, pictures: Sequence[PictureRecord], group_size: int = 1
-    ) -> Iterator[tuple[PictureRecord, int]]:
+    ) -> Generator[tuple[PictureRecord, int], None, None]:
         """Zoom into all pictures, as `Chain.run` does; of each picture only its end is told."""
         groups = []
         for start in range(0, len(pictures), group_size):
             group = []
             for picture in pictures[start : start + group_size]:
-                if self.files.finished(picture):
-                    self.files.label(picture)
+                forget_what_has_changed(self.tree, picture)
+                if self.keeping.finished(picture):
+                    self.keeping.label(picture)
                     yield picture, 0
                 else:
                     picture.status, picture.failure = "pending", None
@@ -95,12 +106,13 @@ class ChainOnRay(Chain):
         try:
             for answer in self._answers(groups, retries):
                 for made in answer.pictures:
-                    vars(by_name[made.name]).update(vars(made))
+                    _become(by_name[made.name], made)
                 self._account(answer)
                 if answer.error is not None:
                     raise answer.error
                 for made in answer.pictures:
                     back.add(made.name)
+                    self.keeping.shown(by_name[made.name], None)
                     yield by_name[made.name], self.settings.rec_num
         except (RayError, SystemException) as error:
             raise InputError(f"--ray: {first_line(error)}; the same command goes on") from error

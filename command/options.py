@@ -8,6 +8,7 @@ from checkpoints.places import DAPE, QUANTIZED, RAM, SR_LORA, SR_VAE, default_he
 from command.arguments import Help, at_least, width_and_height
 from command.films import add_film_options
 from command.ray_options import add_ray_options
+from command.sharding import add_sharding_options
 from command.viewing import add_share_option
 from zoom.settings import (
     ALIGN_METHODS,
@@ -15,6 +16,7 @@ from zoom.settings import (
     KINDS,
     MOST_SPOTS,
     MOST_STEPS,
+    SAVE,
     SMALLEST_STATE,
     SOURCES,
     TEXTURE,
@@ -56,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_share_option(parser.add_argument_group("the page"))
     add_film_options(parser)
     _the_machine(parser)
+    add_sharding_options(parser)
     return parser
 
 
@@ -88,6 +91,13 @@ def _pictures_and_results(parser: argparse.ArgumentParser) -> None:
         "--overwrite",
         action="store_true",
         help="start anew; without it, finished pictures are skipped and started ones go on",
+    )
+    add(
+        "--save",
+        choices=SAVE,
+        default="all",
+        help="states: every state once, and no more but the page; all: also by scale, side by side, and what "
+        "the networks enlarged",
     )
     add(
         "--label_strip",

@@ -134,7 +134,12 @@ def build_parts(options: Namespace, files: CheckedFiles, times: StageTimes) -> P
         InputError: a device is not there, or weights do not fit their configuration.
     """
     machine = Machine.choose(
-        options.device, options.mixed_precision, options.efficient_memory, options.batch_size, times
+        options.device,
+        options.mixed_precision,
+        options.efficient_memory,
+        options.batch_size,
+        times,
+        options.gpus,
     )
     extractor = _build_extractor(options, files, machine)
     backbone = _build_backbone(options, files, machine)

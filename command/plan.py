@@ -35,7 +35,7 @@ def print_plan(
     width, height = settings.process_size
     left = waiting(sources, earlier)
     out = options.output_dir
-    disk, free = space_needed(settings, left), space_free(out)
+    disk, free = space_needed(settings, left, options.save), space_free(out)
     counts = len(left), len(sources) - len(left), len(unreadable)
     say("pictures   {} to zoom into, {} done, {} that cannot be used".format(*counts))
     for failure in unreadable:

@@ -141,6 +141,7 @@ class Worker:
             self.job.fixed_prompts,
             options.save_prompts,
             options.label_strip,
+            options.save,
         )
 
     def _run(self, chain: Chain, pictures: Sequence[PictureRecord]) -> None:

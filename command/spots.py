@@ -49,7 +49,8 @@ def with_detail(
     """
     failures: list[Failure] = []
     tree.prepare()
-    with tree.lock():
+    with tree.lock() as entered:
+        entered.begun()
         found = _propose(options, tree, sources, failures)
     failed = {failure.label for failure in failures}
     left = [source for source in sources if source.label not in failed]

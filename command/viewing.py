@@ -24,8 +24,8 @@ def add_share_option(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def check_share(file: Path | None) -> None:
-    """See that a file to share can be one.
+def check_share(file: Path | None, folder: Path) -> None:
+    """See that a file to share can be one, and is not the page of the folder itself.
 
     Raises:
         InputError: it cannot.
@@ -36,6 +36,8 @@ def check_share(file: Path | None) -> None:
         raise InputError(f"--share {file}: is a page; call it .html")
     if file.is_dir():
         raise InputError(f"--share {file}: is a folder; give a file in it")
+    if file.resolve() == (folder / "index.html").resolve():
+        raise InputError(f"--share {file}: is the page of all pictures; give another name")
     if not file.parent.is_dir():
         raise InputError(f"--share {file}: there is no folder {file.parent}")
 

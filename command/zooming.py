@@ -8,7 +8,8 @@ import logging
 import platform
 import tomllib
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from command.console import ALL_DONE, SOME_FAILED, say
 from command.parts import Parts
 from errors import FileRefused
+from machine.overlap import THREADS, Overlap
+from results.joining import SharedFolder, remove_shards
 from results.output_tree import OutputTree
 from results.pictures import Failure
 from results.prompts_file import FixedPrompts, prompts_csv
@@ -56,7 +59,7 @@ def describe(settings: ChainSettings, parts: Parts, fixed_prompts: FixedPrompts)
     return json.loads(json.dumps(described))  # as it is read back: lists for tuples
 
 
-def environment(parts: Parts) -> dict[str, Any]:
+def about_machine(parts: Parts | None = None) -> dict[str, Any]:
     """Collect what is good to know about the machine and the installed versions."""
     versions = {}
     for package in ("pillow", "numpy", "torch", "diffusers", "transformers", "onnxruntime"):
@@ -64,7 +67,7 @@ def environment(parts: Parts) -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    devices = vars(parts.machine.devices) if parts.machine else {}
+    devices = vars(parts.machine.devices) if parts and parts.machine else {}
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -75,21 +78,25 @@ def environment(parts: Parts) -> dict[str, Any]:
 
 def zoom_all(
     options: Namespace,
-    chain: Chain,
+    settings: ChainSettings,
     report: RunReport,
     parts: Parts,
     records: Sequence[PictureRecord],
     unreadable: Sequence[Failure],
+    fixed_prompts: FixedPrompts,
+    chain_class: Callable[..., Chain] = Chain,
 ) -> int:
     """Run the chain with a progress bar, write the reports however it ends, and say what happened.
 
     Args:
         options: of the command.
-        chain: ready to run.
+        settings: of the chain.
         report: empty but for what earlier runs have done.
         parts: the chain's.
         records: the pictures of this run.
         unreadable: files that are no pictures.
+        fixed_prompts: see `results.prompts_file`.
+        chain_class: makes the chain; called as `Chain` is.
 
     Returns:
         The exit code.
@@ -98,18 +105,35 @@ def zoom_all(
     report.unreadable = list(unreadable)
     for failure in unreadable:  # perhaps it was a picture once
         for record in report.pictures.values():
-            if record.label == failure.label or record.label == f"{failure.label}~{record.spot}":
+            if record.picture_label == failure.label:
                 record.status, record.failure = "failed", failure.reason
-    _warn_of_idle_prompts(chain, records)
-    _written(report.save)
-    page = Page(chain.tree, report)
-    _written(page.begin)
-    _written(page.save)
+    tree = report.tree
+    if tree.shard is None:
+        _warn_of_idle_prompts(settings, fixed_prompts, records)
+    if _written(report.save) and tree.shard is None:
+        remove_shards(tree.root)  # an earlier run's: what they reported stands in run.json
+    page = Page(tree, report if tree.shard is None else SharedFolder(tree.root, report))
+    written = _written(page.begin) & _written(page.save)
+    overlap = Overlap(THREADS)
+    chain = chain_class(
+        settings,
+        tree,
+        parts.extractor,
+        parts.backbone,
+        report.times,
+        fixed_prompts,
+        options.save_prompts,
+        options.label_strip,
+        options.save,
+        overlap,
+        shown=page.show,
+    )
     how = "stopped"
     try:
-        _follow(chain, report, page, records, options)
+        with overlap, closing(chain.run(records, _group(options, settings))) as come_on:
+            made = _follow(come_on, settings.rec_num, report, page, len(records), options.quiet)
         for record in records:  # the folder may have been emptied under the run
-            if record.status == "done" and not chain.files.finished(record):
+            if record.status == "done" and record.name in made and not chain.keeping.finished(record):
                 record.status, record.failure = "failed", "its results are gone; run the same command again"
         failed = [(record.label, record.failure) for record in records if record.failed]
         failed += [(failure.label, failure.reason) for failure in unreadable]
@@ -122,47 +146,67 @@ def zoom_all(
             residency = parts.machine.residency
             for name, count in residency.loads.items():
                 report.components[name] = {"loads": count, "moves": residency.moves[name]}
+        written &= _written(lambda: report.finish(how))
         for record in records:
             if record.status == "started":
-                _written(partial(page.show, record))
-        reports_written = _written(lambda: report.finish(how))
-        reports_written &= _written(page.save)
-        reports_written &= _written(lambda: _write_prompts(chain.tree, report))
-    _say_what_happened(options, chain, records, unreadable, failed)
-    return ALL_DONE if reports_written and not failed else SOME_FAILED
+                page.show(record)
+        written &= _written(page.save)
+        if tree.shard is None:  # else whoever joins the reports writes all prompts
+            written &= _written(lambda: _write_prompts(tree, report))
+    _say_what_happened(options, settings, tree, records, unreadable, failed)
+    return ALL_DONE if written and not failed and not page.left_out else SOME_FAILED
+
+
+def _group(options: Namespace, settings: ChainSettings) -> int:
+    """Return how many pictures go through a scale together."""
+    if settings.full_image:  # they are of any size
+        return 1
+    return settings.group if options.efficient_memory else options.batch_size
 
 
 def _follow(
-    chain: Chain, report: RunReport, page: Page, records: Sequence[PictureRecord], options: Namespace
-) -> None:
-    """Run the chain, and keep the progress bar, run.json and the page up with it."""
-    steps = chain.settings.rec_num
-    group = chain.settings.group if options.efficient_memory else options.batch_size
-    if chain.settings.full_image:  # they are of any size
-        group = 1
-    come: dict[str, int] = {}  # steps of each picture that the bar has counted
+    come_on: Iterator[tuple[PictureRecord, int]],
+    steps: int,
+    report: RunReport,
+    page: Page,
+    pictures: int,
+    quiet: bool,
+) -> set[str]:
+    """Keep the progress bar, the report and the page up with the chain.
+
+    Returns:
+        Names of the pictures that were made, and not done before.
+    """
+    come: dict[str, int] = {}  # steps of each picture at work that the bar has counted
     ended: set[str] = set()
+    made: set[str] = set()
     with (
         tqdm(
-            total=len(records) * steps,
-            desc=f"0 of {len(records)} pictures",
+            total=pictures * steps,
+            desc=f"0 of {pictures} pictures",
             unit="step",
-            disable=True if options.quiet else None,  # None: only where it goes to a terminal
+            disable=True if quiet else None,  # None: only where it goes to a terminal
         ) as bar,
         logging_redirect_tqdm(),
     ):
-        for picture, step in chain.run(records, group):
+        for picture, step in come_on:
+            name = picture.name
+            if name in ended:
+                continue
+            counted, now = come.pop(name, 0), picture.steps_done
             if picture.status in ("done", "failed"):
-                ended.add(picture.name)
-                if step:  # else it was done before
-                    _written(partial(page.show, picture))
-                bar.set_description(f"{len(ended)} of {len(records)} pictures", refresh=False)
-            now = steps if picture.name in ended else picture.steps_done
-            bar.set_postfix_str(picture.name, refresh=False)
-            bar.update(now - come.get(picture.name, 0))
-            come[picture.name] = now
-            _written(lambda: report.save(now=False))
+                ended.add(name)
+                now = steps
+                bar.set_description(f"{len(ended)} of {pictures} pictures", refresh=False)
+            else:
+                come[name] = now
+            bar.set_postfix_str(name, refresh=False)
+            bar.update(now - counted)
+            if picture.status != "done" or step:  # else nothing has come to it
+                made.add(name)
+                _written(partial(report.note, picture))
             _written(lambda: page.save(now=False))
+    return made
 
 
 def _written(write: Callable[[], None]) -> bool:
@@ -170,7 +214,7 @@ def _written(write: Callable[[], None]) -> bool:
     try:
         write()
     except FileRefused as error:
-        log.warning("%s", error)
+        log.error("%s", error)
         return False
     return True
 
@@ -179,12 +223,14 @@ def _write_prompts(tree: OutputTree, report: RunReport) -> None:
     tree.write(prompts_csv(report.pictures.values()), tree.prompts_csv)
 
 
-def _warn_of_idle_prompts(chain: Chain, records: Sequence[PictureRecord]) -> None:
+def _warn_of_idle_prompts(
+    settings: ChainSettings, fixed_prompts: FixedPrompts, records: Sequence[PictureRecord]
+) -> None:
     labels = {record.label for record in records}
     idle = [
         (label, step, "step" if label in labels else "picture")
-        for label, step, _ in chain.fixed_prompts
-        if label not in labels or step > chain.settings.rec_num
+        for label, step, _ in fixed_prompts
+        if label not in labels or step > settings.rec_num
     ]
     for row in idle[:MOST_WARNINGS]:
         log.warning("--prompts_file: %s, step %d: there is no such %s", *row)
@@ -194,18 +240,21 @@ def _warn_of_idle_prompts(chain: Chain, records: Sequence[PictureRecord]) -> Non
 
 def _say_what_happened(
     options: Namespace,
-    chain: Chain,
+    settings: ChainSettings,
+    tree: OutputTree,
     records: Sequence[PictureRecord],
     unreadable: Sequence[Failure],
     failed: Sequence[tuple[str, str | None]],
 ) -> None:
     done = sum(record.status == "done" for record in records)
     if not options.quiet:
-        magnification = chain.settings.magnification(chain.settings.rec_num)
-        say(f"{done} of {len(records) + len(unreadable)} pictures zoomed to {magnification}x")
+        magnification = settings.magnification(settings.rec_num)
+        share = f"shard {tree.shard.number}/{tree.shard.count}: " if tree.shard else ""
+        say(f"{share}{done} of {len(records) + len(unreadable)} pictures zoomed to {magnification}x")
+        strips = f"{tree.root / 'recursive'} has each picture's states side by side, "
         say(
-            f"Open {chain.tree.index} in a browser and fly through them; {chain.tree.root / 'recursive'} has "
-            f"each picture's states side by side, {chain.tree.root / 'per-sample'} each state by itself."
+            f"Open {tree.index} in a browser and fly through them; {strips if options.save == 'all' else ''}"
+            f"{tree.root / 'per-sample'} has each state by itself."
         )
     for label, reason in failed:
         say(f"failed: {label}: {reason}", error=True)

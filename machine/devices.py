@@ -96,22 +96,39 @@ class Devices:
     sr: "torch.device"
 
 
-def choose_devices(name: str, efficient_memory: bool = False) -> Devices:
+def choose_devices(name: str, efficient_memory: bool = False, gpus: range | None = None) -> Devices:
     """Spread a run over the devices here: ``auto`` uses a second CUDA device where one has room.
 
     Args:
         name: as for `choose_device`; a named device gets everything.
         efficient_memory: everything on one device, one component at a time.
+        gpus: the CUDA devices that ``auto`` may take, one or two: the others are other processes'. None: any.
 
     Raises:
-        InputError: as `choose_device`.
+        InputError: as `choose_device`, or there are fewer devices.
     """
     import torch
 
     first = second = choose_device(name)
+    if name == "auto" and first.type == "cuda" and gpus is not None:
+        return _share(gpus, efficient_memory)
     if name == "auto" and first.type == "cuda" and not efficient_memory:
         free = {number: torch.cuda.mem_get_info(number)[0] for number in range(1, torch.cuda.device_count())}
         roomiest = max(free, key=lambda number: free[number], default=0)
         if free.get(roomiest, 0) >= SECOND_GPU:
             second = torch.device("cuda", roomiest)
+    return Devices(text=first, vlm=first, sr=second)
+
+
+def _share(gpus: range, efficient_memory: bool) -> Devices:
+    import torch
+
+    count = torch.cuda.device_count()
+    if gpus.stop > count:
+        raise InputError(
+            f"this process would take GPU {gpus.stop - 1}, and there are {count}; start fewer processes "
+            "(torchrun --nproc_per_node), or give --device"
+        )
+    first = torch.device("cuda", gpus[0])
+    second = first if efficient_memory else torch.device("cuda", gpus[-1])
     return Devices(text=first, vlm=first, sr=second)

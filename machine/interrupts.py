@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 
@@ -78,7 +79,13 @@ def listening() -> Iterator[None]:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Let a signal wait until the body is done: for the milliseconds that must not be cut in two."""
+    """Let a signal wait until the body is done: for the milliseconds that must not be cut in two.
+
+    Only the main thread is where a signal raises; others are never cut in two.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     _State.holding += 1
     came_before = _State.came
     try:

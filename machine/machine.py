@@ -38,6 +38,7 @@ class Machine:
         efficient_memory: bool = False,
         batch_size: int = 1,
         times: StageTimes | None = None,
+        gpus: range | None = None,
     ) -> "Machine":
         """Choose devices for a run.
 
@@ -47,12 +48,13 @@ class Machine:
             efficient_memory: one network at a time on each device.
             batch_size: pictures a forward pass; halved where memory ends.
             times: to add the seconds to; None takes new ones.
+            gpus: see `machine.devices.choose_devices`.
 
         Raises:
             InputError: no such device here, or a precision that does not go with it.
         """
         times = StageTimes() if times is None else times
-        devices = choose_devices(device, efficient_memory)
+        devices = choose_devices(device, efficient_memory, gpus)
         return cls(devices, precision, Residency(efficient_memory, times), Batches(batch_size), times)
 
     @property

@@ -21,8 +21,10 @@ class Pace:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Begin a new pause when the writing within is done."""
+        """Begin a new pause when the writing within is done, or has failed."""
         start = time.monotonic()
-        yield
-        took = time.monotonic() - start
-        self._next = time.monotonic() + max(SHORTEST, SHARE * took)
+        try:
+            yield
+        finally:
+            now = time.monotonic()
+            self._next = now + max(SHORTEST, SHARE * (now - start))

@@ -1,5 +1,6 @@
 """Seconds a run spends in each of its stages."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +16,13 @@ class StageTimes(dict[str, float]):
     ['sr.transformer']
 
     Stages with a model's own forward pass end in ``.forward``; everything else is the cost of
-    preparing, moving and saving. Stages are not nested into each other, so that they add up.
+    preparing, moving and saving. Stages are not nested into each other, so that they add up; those of several
+    threads add up to more than the run took.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -25,4 +31,5 @@ class StageTimes(dict[str, float]):
         try:
             yield
         finally:
-            self[name] = self.get(name, 0.0) + time.perf_counter() - start
+            with self._lock:
+                self[name] = self.get(name, 0.0) + time.perf_counter() - start

@@ -1,10 +1,16 @@
-"""Reading a run.json back. It is a file like any other: whoever wrote it, nothing in it is taken on trust."""
+"""Reading a run.json back, and the journal that goes on from it.
 
+They are files like any other: whoever wrote them, nothing in them is taken on trust.
+"""
+
+import contextlib
+import gc
+import hashlib
 import json
 import math
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -18,16 +24,20 @@ from results.run_report import (
     MADE,
     PICTURE_STATUSES,
     SCHEMA,
+    STAGES,
     STATUSES,
     PictureRecord,
     StepRecord,
     TilePrompt,
+    first_line,
+    journal_of,
 )
 
 MAX_BYTES = 2**30  # a report of 100,000 pictures of four steps has 0.2 GB
 MOST_RECORDS = 1000
 MOST_TILES = 100_000  # a step
 LARGEST_SIDE = 2**24
+SMALLEST_VIEW = 1e-100  # pixels a side: a pixel in 8**100
 
 
 @dataclass(frozen=True)
@@ -39,42 +49,109 @@ class EarlierReport:
         settings: what decided its pixels.
         pictures: by name.
         unreadable: files that are no pictures.
+        started: when.
+        stage_seconds: by stage.
     """
 
     status: str
     settings: dict[str, Any]
     pictures: dict[str, PictureRecord]
     unreadable: list[Failure]
+    started: str
+    stage_seconds: dict[str, float]
 
 
 def load_report(file: Path) -> EarlierReport | None:
-    """Read a run.json back; None where there is none.
+    """Read a run.json back, and what its journal knows better; None where there is none.
 
     Raises:
-        InputError: it cannot be read, is of another schema, or holds what no run writes.
+        InputError: one of them cannot be read, is of another schema, or holds what no run writes.
+    """
+    content = _content(file)
+    if content is None:
+        return None
+    with _refusing(file), _without_garbage_collection():
+        report = _parsed(content)
+        schema = report["schema"]
+        if type(schema) is int and schema != SCHEMA:
+            raise InputError(f"{file}: is of another schema than {SCHEMA}, this program's")
+        _must(type(schema) is int and report["status"] in STATUSES)
+        _must(type(report["settings"]) is dict and type(report["pictures"]) is list)
+        json.dumps(report["settings"])  # TypeError where there are records in it
+        pictures = report["pictures"]
+        _must(all(type(picture) is PictureRecord for picture in pictures))
+        by_name = {picture.name: picture for picture in pictures}
+        _must(len({name.casefold() for name in by_name}) == len(pictures))
+        unreadable = [Failure(**_checked(entry, _FAILURE)) for entry in report["unreadable"]]
+        _must(_text(report["started"]) and _seconds_by_stage(report["stage_seconds"]))
+    journal = journal_of(file)
+    with _refusing(journal), _without_garbage_collection():
+        for picture in _come_on(journal, content):
+            _must(type(picture) is PictureRecord and picture.name in by_name)
+            by_name[picture.name] = picture
+    return EarlierReport(
+        report["status"],
+        report["settings"],
+        by_name,
+        unreadable,
+        report["started"],
+        report["stage_seconds"],
+    )
+
+
+def _content(file: Path) -> bytes | None:
+    """Read a file of at most `MAX_BYTES`; None where there is none.
+
+    Raises:
+        InputError: it cannot be read, or is none.
     """
     try:
         kind = file.lstat().st_mode
+        # a pipe would be waited for for ever
+        if not stat.S_ISREG(kind) or file.stat().st_size > MAX_BYTES:
+            raise InputError(f"{file}: is no report of this program")
+        return file.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from None
-    if not stat.S_ISREG(kind) or file.stat().st_size > MAX_BYTES:  # a pipe would be waited for for ever
-        raise InputError(f"{file}: is no report of this program")
+
+
+def _come_on(journal: Path, report: bytes) -> Iterator[Any]:
+    """Yield pictures that have come on since a report was written, also the same one again."""
+    content = _content(journal)
+    if content is None:
+        return
+    first = first_line(hashlib.sha256(report).hexdigest())
+    if not content.startswith(first):
+        return  # it goes on from another one, and was left behind
+    # a killed run may not have come to the end of its last line
+    for line in content.removeprefix(first).split(b"\n")[:-1]:
+        yield _parsed(line)
+
+
+def _parsed(content: bytes) -> Any:
+    """Parse JSON; what looks like a record becomes one at once: plain ones take several times the memory."""
+    return json.loads(content, parse_constant=_refuse, object_hook=_record)
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Let nobody look for garbage among 100,000 records that are being made: it takes half as long again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
     try:
-        content = json.loads(file.read_bytes(), parse_constant=_refuse)
-        schema = content["schema"]
-        if type(schema) is int and schema != SCHEMA:
-            raise InputError(f"{file}: is of another schema than {SCHEMA}, this program's")
-        _must(type(schema) is int and content["status"] in STATUSES)
-        _must(type(content["settings"]) is dict and type(content["pictures"]) is list)
-        pictures = [_picture(entry) for entry in content["pictures"]]
-        by_name = {picture.name: picture for picture in pictures}
-        _must(len({name.casefold() for name in by_name}) == len(pictures))
-        unreadable = [Failure(**_checked(entry, _FAILURE)) for entry in content["unreadable"]]
-        return EarlierReport(content["status"], content["settings"], by_name, unreadable)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@contextlib.contextmanager
+def _refusing(file: Path) -> Iterator[None]:
+    """Say in one line that a file is not what it should be."""
+    try:
+        yield
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{file}: is damaged or not of this program") from None
 
@@ -94,7 +171,7 @@ def _text(value: object) -> bool:
         isinstance(value, str)
         and len(value) <= LONGEST_TEXT
         and "\0" not in value
-        and re.search("[\ud800-\udc7f\udd00-\udfff]", value) is None
+        and (value.isascii() or re.search("[\ud800-\udc7f\udd00-\udfff]", value) is None)
     )
 
 
@@ -108,9 +185,13 @@ def _or_none(check: Callable[[object], bool]) -> Callable[[object], bool]:
 
 def _seconds(value: object) -> bool:
     return isinstance(value, dict) and all(
-        _text(stage) and type(spent) in (int, float) and math.isfinite(spent) and 0 <= spent < 10**12
+        stage in STAGES and type(spent) in (int, float) and math.isfinite(spent) and 0 <= spent < 10**12
         for stage, spent in value.items()
     )
+
+
+def _seconds_by_stage(value: object) -> bool:
+    return isinstance(value, dict) and all(_text(stage) and _real(spent) for stage, spent in value.items())
 
 
 def _sha256(value: object) -> bool:
@@ -135,7 +216,7 @@ def _reals(count: int) -> Callable[[object], bool]:
 
 
 def _view(value: object) -> bool:
-    return _reals(4)(value) and min(value[2:]) > 0  # type: ignore[index]
+    return _reals(4)(value) and min(value[2:]) >= SMALLEST_VIEW  # type: ignore[index]
 
 
 _PICTURE: dict[str, Callable[[object], bool]] = {
@@ -150,7 +231,7 @@ _PICTURE: dict[str, Callable[[object], bool]] = {
     "texture": _or_none(_real),
     "status": lambda value: value in PICTURE_STATUSES,
     "failure": _or_none(_text),
-    "steps": lambda value: isinstance(value, list) and len(value) <= MOST_RECORDS,
+    "steps": lambda value: _list_of(StepRecord, value, MOST_RECORDS),
 }
 _STEP: dict[str, Callable[[object], bool]] = {
     "step": lambda value: _number(value, 1, MOST_RECORDS),
@@ -165,7 +246,7 @@ _STEP: dict[str, Callable[[object], bool]] = {
     "extractor": _text,
     "raw": _text,
     "note": _text,
-    "tiles": lambda value: isinstance(value, list) and len(value) <= MOST_TILES,
+    "tiles": lambda value: _list_of(TilePrompt, value, MOST_TILES),
     "seed": _or_none(lambda value: _number(value, 0, 2**63)),
     "consistency": _or_none(_real),
     "texture": _or_none(_real),
@@ -184,6 +265,10 @@ _TILE: dict[str, Callable[[object], bool]] = {
 }
 
 
+def _list_of(kind: type, value: object, most: int) -> bool:
+    return isinstance(value, list) and len(value) <= most and all(type(one) is kind for one in value)
+
+
 def _checked(entry: object, checks: dict[str, Callable[[object], bool]]) -> dict[str, Any]:
     _must(isinstance(entry, dict) and entry.keys() == checks.keys())
     assert isinstance(entry, dict)
@@ -192,23 +277,30 @@ def _checked(entry: object, checks: dict[str, Callable[[object], bool]]) -> dict
     return entry
 
 
-def _picture(entry: object) -> PictureRecord:
-    checked = _checked(entry, _PICTURE)
-    steps = [_step(step) for step in checked["steps"]]
+def _record(entry: dict[str, Any]) -> object:
+    for checks, record in ((_STEP, _step), (_PICTURE, _picture), (_TILE, _tile)):
+        if entry.keys() == checks.keys():
+            return record(_checked(entry, checks))
+    return entry
+
+
+def _picture(checked: dict[str, Any]) -> PictureRecord:
+    steps = checked["steps"]
     _must([step.step for step in steps] == list(range(1, len(steps) + 1)))
     _must(all(one.magnification < next_one.magnification for one, next_one in pairwise(steps)))
+    _must((checked["size"] is None) == (checked["view"] is None))
+    _must(checked["view"] is not None or not steps)
     pairs = {name: _tuple(checked[name]) for name in ("center", "size", "view")}
-    return PictureRecord(**{**checked, **pairs, "steps": steps})
+    return PictureRecord(**{**checked, **pairs})
 
 
-def _step(entry: object) -> StepRecord:
-    checked = _checked(entry, _STEP)
-    tuples = {name: _tuple(checked[name]) for name in ("window", "size", "view")}
-    return StepRecord(**{**checked, **tuples, "tiles": [_tile(tile) for tile in checked["tiles"]]})
+def _step(checked: dict[str, Any]) -> StepRecord:
+    seconds = {f"{stage}_seconds": spent for stage, spent in checked.pop("seconds").items()}
+    tuples = {name: _tuple(checked[name]) for name in ("window", "size", "view", "tiles")}
+    return StepRecord(**{**checked, **seconds, **tuples})
 
 
-def _tile(entry: object) -> TilePrompt:
-    checked = _checked(entry, _TILE)
+def _tile(checked: dict[str, Any]) -> TilePrompt:
     return TilePrompt(**{**checked, "box": tuple(checked["box"])})
 
 
@@ -218,5 +310,5 @@ def _tuple(value: list[Any] | None) -> tuple[Any, ...] | None:
 
 assert _FAILURE.keys() == {field.name for field in fields(Failure)}
 assert _PICTURE.keys() == {field.name for field in fields(PictureRecord)}
-assert _STEP.keys() == {field.name for field in fields(StepRecord)}
+assert _STEP.keys() - {"seconds"} == {f.name for f in fields(StepRecord) if not f.name.endswith("_seconds")}
 assert _TILE.keys() == {field.name for field in fields(TilePrompt)}

@@ -1,4 +1,4 @@
-"""The folder that a run writes: names, places, and writes that are never half done.
+"""The folder that a run writes: names, and places.
 
 OUT/per-sample/NAME/0.png ... N.png      states
 OUT/per-sample/NAME/K_input.png          SR input of step K (recursive kinds)
@@ -12,41 +12,34 @@ OUT/page/                        what it is made of
 OUT/page/pictures/ID.js, ID.jpg, ID-K.jpg   of one picture, see `page_id`
 OUT/video/NAME.mp4, .webp, .gif          films
 OUT/run.json, OUT/prompts.csv            what the run was and said
+OUT/run.jsonl                            while it runs: see `results.run_report`
 OUT/spots.csv, OUT/spots/NAME.png        what --find_detail proposes
 OUT/.lock                                while a run writes here
 """
 
 import contextlib
 import hashlib
-import io
 import logging
 import os
 import re
-import tempfile
-import time
 import unicodedata
-import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 
-import filelock
-from PIL import Image
-
-from errors import FileRefused, InputError, OutputError
-from machine.interrupts import held
-from results.pictures import Source, real_path
+from errors import InputError
+from results.folder import TEMPORARY_PREFIX, Folder, temporary, temporary_name, unlink_all
+from results.locks import Entered, locked
+from results.pictures import Source
+from results.shards import FOLDER as SHARDS
+from results.shards import Shard, report_of
 
 log = logging.getLogger(__name__)
 
-# Everything is written under such a name first; a rerun sweeps up what a killed run left.
-TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".writing-", ".part"
-LOCK = ".lock"
-PATIENCE = (0.1, 0.3, 1.0)  # seconds between tries to replace a file that another program has open
 FOLDERS = ("per-sample", "per-scale", "recursive")
 SPOTS, PAGE, VIDEO = "spots", "page", "video"
 FILMS = ("mp4", "webp", "gif")  # formats of films, and how their files end
-OURS = (*FOLDERS, SPOTS, PAGE, VIDEO)  # all that a run may write into
+OURS = (*FOLDERS, SPOTS, PAGE, VIDEO, SHARDS)  # all that a run may write into
 
 _WINDOWS_DEVICES = {
     "CON",
@@ -145,20 +138,25 @@ def _stem_ending_and_hash(source: Source) -> str:
     return _in_its_folders(source, f"{_with_ending(source)}_{digest}")
 
 
-class OutputTree:
-    """The places of a run's files below its output folder, and atomic writes to them."""
+class OutputTree(Folder):
+    """The places of a run's files below its output folder."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, shard: Shard | None = None) -> None:
+        super().__init__(root, "" if shard is None else f"{shard.tag}-")
+        self.shard = shard
+
+    def _place(self, place: str) -> Path:
+        # joining paths part by part takes longer than looking whether the file is there
+        return Path(f"{self._below}{place}")
 
     def state(self, name: str, step: int) -> Path:
         """State `step` of a picture, 0 for the picture itself."""
-        return self.root / "per-sample" / name / f"{step}.png"
+        return self._place(f"per-sample/{name}/{step}.png")
 
     def sr_input(self, name: str, step: int, from_first_state: bool) -> Path:
         """What step `step` enlarged."""
         file = f"0_input_for_{step}.png" if from_first_state else f"{step}_input.png"
-        return self.root / "per-sample" / name / file
+        return self._place(f"per-sample/{name}/{file}")
 
     def prompt(self, name: str, step: int) -> Path:
         """The prompt of step `step` (from 1; its file counts from 0)."""
@@ -166,15 +164,15 @@ class OutputTree:
 
     def strip(self, name: str) -> Path:
         """The states side by side, beside the states."""
-        return self.root / "per-sample" / name / f"{PurePosixPath(name).name}.png"
+        return self._place(f"per-sample/{name}/{name.rpartition('/')[2]}.png")
 
     def collected_strip(self, name: str) -> Path:
         """The states side by side, beside the other pictures' strips. It is written last."""
-        return self.root / "recursive" / f"{name}.png"
+        return self._place(f"recursive/{name}.png")
 
     def per_scale(self, name: str, step: int) -> Path:
         """State `step` beside the other pictures' state `step`."""
-        return self.root / "per-scale" / f"scale{step}" / f"{name}.png"
+        return self._place(f"per-scale/scale{step}/{name}.png")
 
     def film(self, name: str, ending: str) -> Path:
         """The flight through the states; `ending` is one of `FILMS`."""
@@ -196,17 +194,19 @@ class OutputTree:
 
     def page_part(self, name: str) -> Path:
         """A file that the page is made of."""
-        return self.root / PAGE / name
+        return self._place(f"{PAGE}/{name}")
 
     @property
     def run_json(self) -> Path:
-        """The report, see `results.run_report.RunReport`."""
-        return self.root / "run.json"
+        """The report, see `results.run_report`; each shard has its own. While a run goes on, run.jsonl beside
+        it belongs to it.
+        """
+        return report_of(self.root, self.shard)
 
     @property
     def prompts_csv(self) -> Path:
-        """All prompts of the run, in the form that ``--prompts_file`` reads."""
-        return self.root / "prompts.csv"
+        """All prompts of the run, in the form that ``--prompts_file`` reads; each shard has its own."""
+        return self.run_json.parent / "prompts.csv"
 
     def prepare(self) -> None:
         """Create the output folder, and see that it can be written to.
@@ -216,38 +216,30 @@ class OutputTree:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with _temporary(self.root):
-                pass
+            with temporary(self.root, self.tag) as file:
+                file.touch()
         except OSError as error:
-            raise InputError(f"--output_dir {self.root}: cannot be written to ({error})") from error
+            raise InputError(f"{self.root}: cannot be written to ({error})") from error
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep every other run out of this folder.
+    def lock(self, last: Callable[[], None] | None = None) -> Iterator[Entered]:
+        """Keep every other run out of this folder, but for the other shards of this one, see `locked`.
+
+        Args:
+            last: called where a shard ends well and no other is at work.
 
         Raises:
             InputError: another run is writing here.
         """
-        lock = filelock.FileLock(self.root / LOCK, blocking=False)
-        try:
-            try:
-                with held():  # a signal in between would leave the file behind
-                    lock.acquire()
-            except filelock.Timeout as error:
-                raise InputError(f"--output_dir {self.root}: another run is writing here") from error
-            except (OSError, NotImplementedError) as error:  # some network file systems
-                log.info("%s: cannot be locked (%s)", self.root, error)
-            yield
-        finally:
-            with held():
-                if lock.is_locked:  # it refuses to lock a file that is gone: nothing races
-                    with contextlib.suppress(OSError):  # Windows removes no file that is open
-                        (self.root / LOCK).unlink()
-                lock.release()
+        with locked(self.root, self.shard, last) as entered:
+            yield entered
 
     def sweep(self) -> None:
-        """Remove the temporary files of a killed run. Only under `lock`: another run's are in use."""
-        pattern = f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"
+        """Remove the temporary files of a killed run. Only under `lock`: another run's are in use.
+
+        A shard removes those of its own number alone.
+        """
+        pattern = temporary_name(f"{self.tag}*")
         ours = [self.root / folder for folder in OURS]
         inside = (file for folder in ours if not folder.is_symlink() for file in folder.rglob(pattern))
         for file in (*self.root.glob(pattern), *inside):
@@ -266,13 +258,13 @@ class OutputTree:
             folder = self.root / "per-sample" / name
             films = [self.film(name, ending) for ending in FILMS]
             for place in (self.strip(name), self.prompt(name, 1), self.collected_strip(name), films[0]):
-                self._prove_inside(place)
+                self.prove_inside(place)
             for scale in scales:
-                self._prove_inside(scale / f"{name}.png")
+                self.prove_inside(scale / f"{name}.png")
             states = (file for file in folder.glob("*.png") if _NAMES_OF_STATES.fullmatch(file.stem))
             prompts = (folder / "txt").glob("[0-9]*.txt")
             collected = (self.collected_strip(name), *(scale / f"{name}.png" for scale in scales))
-            _unlink((*states, *prompts, self.strip(name), *collected, *films))
+            unlink_all((*states, *prompts, self.strip(name), *collected, *films))
             for emptied in (folder / "txt", folder):
                 with contextlib.suppress(OSError):  # other pictures' folders may be inside
                     emptied.rmdir()
@@ -282,116 +274,5 @@ class OutputTree:
         pictures = self.page_part("pictures")
         if not ids or not pictures.is_dir():
             return
-        self._prove_inside(pictures / "ID.js")
-        _unlink(file for file in pictures.iterdir() if re.split("[.-]", file.name)[0] in ids)
-
-    def _prove_inside(self, file: Path) -> None:
-        """Raise OutputError where a link inside the tree leads a file out of it."""
-        root, folder = real_path(self.root), real_path(file.parent)
-        if folder != root and root not in folder.parents:
-            raise OutputError(f"{file}: a link leads it out of {self.root}; remove the link")
-
-    def write_image(self, image: Image.Image, *files: Path) -> None:
-        """Write one picture as PNG to each of `files`, encoded once.
-
-        Raises:
-            OutputError: a file cannot be written (disk full, no permission).
-        """
-        encoded = self.encode(image)
-        for file in files:
-            self.write(encoded, file)
-
-    @staticmethod
-    def encode(image: Image.Image) -> bytes:
-        """Return a picture as the PNG that is written."""
-        encoded = io.BytesIO()
-        image.save(encoded, "PNG")
-        return encoded.getvalue()
-
-    def write(self, content: bytes, file: Path) -> None:
-        """Write a file so that it is there whole or not at all.
-
-        Raises:
-            FileRefused, OutputError: see `writing`.
-        """
-        with held(), self.writing(file) as temporary:
-            temporary.write_bytes(content)
-
-    @contextlib.contextmanager
-    def writing(self, file: Path) -> Iterator[Path]:
-        """Yield an empty file to write to, for what is too long to wait in memory; then put it in its place.
-
-        Raises:
-            FileRefused: this file alone cannot be written: another program has the old one open and keeps it
-                (Windows), its folder is closed, or something stands in its place.
-            OutputError: it cannot be written (disk full), or a link leads out of the tree.
-        """
-        self._prove_inside(file)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with _temporary(file.parent) as temporary:
-                yield temporary
-                with held():
-                    _replace(temporary, file)
-        except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-            raise FileRefused(f"{file}: cannot be written ({error.strerror or error})") from error
-        except OSError as error:
-            raise OutputError.of(file, error) from error
-
-
-def _unlink(files: Iterable[Path]) -> None:
-    """Remove files, as far as they are there.
-
-    Raises:
-        OutputError: one cannot be removed.
-    """
-    try:
-        for file in files:
-            file.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{error.filename}: cannot be removed ({error.strerror})") from error
-
-
-def _replace(temporary: Path, file: Path) -> None:
-    """Put a file in the place of another, patiently: viewers and virus scanners hold files for a moment."""
-    for pause in (*PATIENCE, None):
-        try:
-            temporary.replace(file)
-            return
-        except PermissionError as error:
-            if pause is None:
-                raise FileRefused(f"{file}: is open in another program; close it, and run again") from error
-            time.sleep(pause)
-
-
-@contextlib.contextmanager
-def _temporary(folder: Path) -> Iterator[Path]:
-    """Yield a new empty file in `folder`; it is gone afterwards unless it was renamed."""
-    handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=TEMPORARY_SUFFIX, dir=folder)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        temporary.chmod(0o666 & ~_umask())  # mkstemp's files are the owner's alone
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def read_state(file: Path, size: tuple[int, int]) -> Image.Image | None:
-    """Read a state that an earlier run wrote; None where it is missing, damaged or of another size."""
-    try:
-        if not file.is_file():  # a pipe would be waited for for ever
-            return None
-        with warnings.catch_warnings(action="ignore"), Image.open(file, formats=["PNG"]) as image:
-            if (image.mode, image.size) != ("RGB", size):
-                return None
-            image.load()
-            return image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
+        self.prove_inside(pictures / "ID.js")
+        unlink_all(file for file in pictures.iterdir() if re.split("[.-]", file.name)[0] in ids)

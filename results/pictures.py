@@ -5,11 +5,11 @@ import io
 import logging
 import os
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from errors import InputError, PictureError
+from machine.terminal import TERMINAL
 from results.limits import MAX_PIXELS
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class Source:
     spot: str = ""
     center: tuple[float, float] | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
         """What tells the file from every other: its path without links."""
         return str(real_path(self.file))
@@ -60,9 +61,19 @@ class Source:
         """What tells it from every other: the file, and the spot in it."""
         return self.key, self.spot
 
+    @property
+    def picture_label(self) -> str:
+        """The label of the picture, which its spots share."""
+        return label_of_picture(self.label, self.spot)
+
     def at(self, spot: str, center: tuple[float, float]) -> "Source":
         """Return one of its spots."""
         return replace(self, label=f"{self.label}~{spot}", spot=spot, center=center)
+
+
+def label_of_picture(label: str, spot: str) -> str:
+    """Return a label without the spot's own behind it."""
+    return label.removesuffix(f"~{spot}") if spot else label
 
 
 @dataclass(frozen=True)
@@ -94,11 +105,16 @@ def find_pictures(
     """
     endings = picture_endings()
     left_out = {real_path(folder) for folder in leave_out}
+
+    @cache
+    def is_left_out(folder: Path) -> bool:
+        return not left_out.isdisjoint((folder, *folder.parents))
+
     found: dict[str, Source] = {}
     failures: list[Failure] = []
     for source, named_by_user in _candidates(inputs, recursive, left_out, endings, failures):
         try:
-            if not left_out.isdisjoint(real_path(source.file).parents):
+            if is_left_out(Path(source.key).parent):
                 raise PictureError("lies among the results of --output_dir, which this run may write over")
             found.setdefault(source.key, replace(source, size=identify(source.file)))
         except PictureError as error:
@@ -216,10 +232,8 @@ def _opened(file: Path) -> Iterator[BinaryIO]:
 def _decoded(stream: BinaryIO) -> Iterator[Image.Image]:
     # Pillow gets a stream and not a name: files that it opens itself it maps into memory, and then reads
     # turned TIFFs with the wrong width
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns below its limit; what is over it raises
-        with _identified(stream) as image:
-            yield image
+    with _identified(stream) as image:
+        yield image
 
 
 @contextmanager
@@ -228,15 +242,16 @@ def _quiet_libtiff(content: bytes) -> Iterator[None]:
     if content[:2] not in (b"II", b"MM"):
         yield
         return
-    sys.stderr.flush()
-    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
-        os.close(nowhere)
+    with TERMINAL:
+        sys.stderr.flush()
+        terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            os.close(nowhere)
 
 
 def _identified(stream: BinaryIO) -> Image.Image:
@@ -336,6 +351,8 @@ def _to_srgb(image: Image.Image, profile: bytes | None, file: Path) -> Image.Ima
 
 def _apply_profile(image: Image.Image, profile: bytes | None, file: Path) -> Image.Image:
     """Convert with the ICC profile where there is a usable one, else by the mode alone."""
+    if not profile and image.mode != "LAB":
+        return image.convert("RGB")
     srgb = ImageCms.createProfile("sRGB")
     if profile:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from checkpoints.hashing import sha256_of
 from errors import InputError
-from results.load_report import load_report
+from results.joining import known_report, remove_shards
 from results.output_tree import FOLDERS, OutputTree, assign_names
 from results.pictures import Source
 from results.run_report import PictureRecord
@@ -32,7 +32,7 @@ def earlier_results(tree: OutputTree, settings: dict[str, Any], announce: bool =
         InputError: the folder holds results of other settings, or of another program.
     """
     try:
-        old = load_report(tree.run_json)
+        old = known_report(tree.root)
     except InputError as error:
         raise InputError(f"{error}; {WAY_OUT}") from None
     if old is None:
@@ -40,7 +40,7 @@ def earlier_results(tree: OutputTree, settings: dict[str, Any], announce: bool =
             if (tree.root / folder).exists():
                 raise InputError(f"{tree.root / folder}: results without a run.json; {WAY_OUT}")
         return {}
-    if announce and old.status == "running":
+    if announce and old.status == "running" and tree.shard is None:
         log.warning("%s: the earlier run was interrupted; this one goes on from there", tree.root)
     changed = differences(old.settings, settings)
     if changed:
@@ -56,35 +56,48 @@ def waiting(sources: Sequence[Source], earlier: Records) -> list[Source]:
 
 
 def take_up(tree: OutputTree, sources: Sequence[Source], earlier: Records) -> list[PictureRecord]:
-    """Give every picture a record, the one of an earlier run where its file has not changed.
+    """Give every picture a record, the one of an earlier run where there is one.
 
     Args:
-        tree: the folder; results of pictures that have changed are removed from it.
+        tree: the folder; results of pictures that are zoomed into elsewhere now are removed from it. Where it
+            is a shard's, it sees to its own pictures only.
         sources: the pictures of this run.
         earlier: from `earlier_results`; none where the run starts anew.
+
+    Returns:
+        A record each, also of other shards' pictures.
     """
     names = assign_names(sources, _names_taken(sources, earlier))
     if not earlier:  # whatever lies under these names is no result of a run that is known
         tree.remove(list(names.values()))
     records = []
     for source in sources:
-        name = names[source]
-        record = earlier.get(name)
-        if record is not None and _has_changed(record, source):
-            log.info("%s: has changed since the earlier run, it is done again", source.label)
-            tree.remove([name])
-            record = None
-        record = record or PictureRecord(name, source.label, source.key)
-        record.label, record.file = source.label, source.key
-        record.spot, record.center = source.spot, source.center
-        records.append(record)
+        record = earlier.get(names[source]) or PictureRecord(names[source], source.label, source.key)
+        if not (tree.shard is None or tree.shard.has(source.picture_label)):
+            records.append(_called(record, source))
+            continue
+        if record.center != source.center:
+            _start_anew(tree, record)
+        records.append(_called(record, source))
     return records
 
 
-def _has_changed(record: PictureRecord, source: Source) -> bool:
-    if record.sha256 is None:
-        return False
-    return record.center != source.center or record.sha256 != _sha256(source.file)
+def _called(record: PictureRecord, source: Source) -> PictureRecord:
+    record.label, record.file = source.label, source.key
+    record.spot, record.center = source.spot, source.center
+    return record
+
+
+def forget_what_has_changed(tree: OutputTree, record: PictureRecord) -> None:
+    """Start a picture anew where its file is no longer the one that an earlier run read.
+
+    Takes as long as reading the file, so it is for when the picture's turn comes.
+
+    Raises:
+        OutputError: its results cannot be removed.
+    """
+    if record.sha256 is not None and record.sha256 != _sha256(Path(record.file)):
+        _start_anew(tree, record)
 
 
 def _sha256(file: Path) -> str | None:
@@ -94,15 +107,25 @@ def _sha256(file: Path) -> str | None:
         return None  # reading it will fail, and say why
 
 
+def _start_anew(tree: OutputTree, record: PictureRecord) -> None:
+    if record.sha256 is None:
+        return
+    log.info("%s: has changed since the earlier run, it is done again", record.label)
+    tree.remove([record.name])
+    record.sha256 = record.size = record.view = record.texture = record.failure = None
+    record.status, record.steps = "pending", []
+
+
 def remove_all(tree: OutputTree) -> None:
-    """Remove the results of all pictures that the folder's run.json names."""
+    """Remove the results of all pictures that the folder's reports name."""
     try:
-        old = load_report(tree.run_json)
+        old = known_report(tree.root)
     except InputError as error:
         log.warning("%s: the pictures that it names are not removed", error)
         return
     if old:
         tree.remove(list(old.pictures))
+    remove_shards(tree.root)
 
 
 def _names_taken(sources: Sequence[Source], earlier: Records) -> dict[tuple[str, str], str]:

@@ -1,5 +1,8 @@
 """run.json: what a run was asked, what it did, and how far it came. Resuming reads it back.
 
+It is written when a run begins and when it ends. In between, run.jsonl beside it takes a line for each
+picture that has come on: first the SHA-256 of the run.json that it goes on from, then pictures' entries anew.
+
 schema          3
 program         chain-of-zoom
 version         of the program
@@ -13,16 +16,21 @@ unreadable      label and reason of files that are no pictures
 pictures        one entry a picture, see `PictureRecord` and `StepRecord`
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 from machine.pace import Pace
 from machine.stage_times import StageTimes
 from results.output_tree import OutputTree
-from results.pictures import Failure
+from results.pictures import Failure, label_of_picture
 
 SCHEMA = 3
 PICTURE_STATUSES = ("pending", "started", "done", "failed")
@@ -30,12 +38,14 @@ PICTURE_STATUSES = ("pending", "started", "done", "failed")
 # only resized; enlarged: from real pixels, at least as many as the step's factor asks for; invented: all else
 MADE = ("real", "enlarged", "invented")
 STATUSES = ("running", "done", "failed", "interrupted", "stopped")
+STAGES = ("prompt", "sr", "save")  # of a step
+LARGEST_JOURNAL = 2**28  # bytes; then all is written anew: no file without bounds is read back
 
 
 Rectangle = tuple[float, float, float, float]
 
 
-@dataclass
+@dataclass(slots=True)
 class TilePrompt:
     """The prompt of a part of a step's picture.
 
@@ -52,7 +62,7 @@ class TilePrompt:
     note: str = ""
 
 
-@dataclass
+@dataclass(slots=True)
 class StepRecord:
     """One step of one picture.
 
@@ -71,7 +81,8 @@ class StepRecord:
         seed: of the step's noise; null where it only resizes.
         consistency: of the state with its crop, see `zoom.measure.consistency`; null where it is real.
         texture: of the state, see `zoom.measure.texture`.
-        seconds: by stage: prompt, sr, save; of a batch, its share.
+        prompt_seconds, sr_seconds, save_seconds: of the `STAGES`, ``seconds`` in run.json; of a batch, its
+            share; null where the stage took no part.
         done: the state is on disk.
     """
 
@@ -87,11 +98,13 @@ class StepRecord:
     extractor: str = ""
     raw: str = ""
     note: str = ""
-    tiles: list[TilePrompt] = field(default_factory=list)
+    tiles: Sequence[TilePrompt] = ()
     seed: int | None = None
     consistency: float | None = None
     texture: float | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
+    prompt_seconds: float | None = None
+    sr_seconds: float | None = None
+    save_seconds: float | None = None
     done: bool = False
 
     @property
@@ -113,7 +126,7 @@ class StepRecord:
         return self.prompt is not None or bool(self.tiles)
 
 
-@dataclass
+@dataclass(slots=True)
 class PictureRecord:
     """One picture.
 
@@ -151,6 +164,11 @@ class PictureRecord:
         return self.file, self.spot
 
     @property
+    def picture_label(self) -> str:
+        """The label of the picture, which its spots share."""
+        return label_of_picture(self.label, self.spot)
+
+    @property
     def failed(self) -> bool:
         """Whether it was given up."""
         return self.status == "failed"
@@ -165,6 +183,12 @@ class RunReport:
     """The report while a run goes on.
 
     Records of pictures that this run does not name are kept: a folder may be filled by several runs.
+
+    Args:
+        tree: the folder.
+        version: of the program.
+        settings, environment, times: see the module's description.
+        file: where the report is; None for the folder's run.json.
     """
 
     def __init__(
@@ -174,8 +198,10 @@ class RunReport:
         settings: dict[str, Any],
         environment: dict[str, Any],
         times: StageTimes,
+        file: Path | None = None,
     ) -> None:
         self.tree = tree
+        self.file = file or tree.run_json
         self.version = version
         self.settings = settings
         self.environment = environment
@@ -186,21 +212,67 @@ class RunReport:
         self.components: dict[str, dict[str, int]] = {}
         self.unreadable: list[Failure] = []
         self.pictures: dict[str, PictureRecord] = {}
+        self._come_on: dict[str, PictureRecord] = {}  # since they were last written
+        self._journal = 0  # bytes of it; 0 where there is none that goes with the report
         self._pace = Pace()
 
-    def save(self, now: bool = True) -> None:
-        """Write run.json; with ``now=False`` only where the last time is long ago.
+    def save(self) -> None:
+        """Write all of it, and begin a journal that goes on from there.
 
-        Writing takes longer the more pictures there are, so the pauses grow with it. What a killed run did
-        after its last report is done again by the next one.
+        Raises:
+            FileRefused, OutputError: see `OutputTree.writing`.
         """
-        if not now and not self._pace.due:
+        self._come_on.clear()
+        self._journal = 0  # no other goes with what is written now
+        digest = self._write_all()
+        first = first_line(digest)
+        self.tree.write(first, journal_of(self.file))
+        self._journal = len(first)
+
+    def note(self, picture: PictureRecord) -> None:
+        """Have a picture written that has come on, soon.
+
+        What a killed run did after it last wrote is done again by the next one.
+
+        Raises:
+            FileRefused, OutputError: see `OutputTree.writing`.
+        """
+        self._come_on[picture.name] = picture
+        if not self._pace.due:
             return
         with self._pace.writing():
-            self.tree.write(json.dumps(self._content(), indent=1).encode(), self.tree.run_json)
+            if not 0 < self._journal < LARGEST_JOURNAL:
+                self.save()
+                return
+            lines = b"".join(_line(entry_of(one)) for one in self._come_on.values())
+            self.tree.append(lines, journal_of(self.file))
+            self._journal += len(lines)
+            self._come_on.clear()
 
-    def _content(self) -> dict[str, Any]:
-        return {
+    def finish(self, status: str) -> None:
+        """Say how the run ended, and write all of it; nothing goes on from there.
+
+        Raises:
+            FileRefused, OutputError: see `OutputTree.writing`.
+        """
+        self.status = status
+        self.finished = _now()
+        self._write_all()
+        with contextlib.suppress(OSError):  # open in another program: it goes with no report any more
+            journal_of(self.file).unlink(missing_ok=True)
+
+    def _write_all(self) -> str:
+        """Write the report; return its SHA-256."""
+        digest = hashlib.sha256()
+        with self.tree.writing(self.file) as temporary, temporary.open("wb") as stream:
+            for piece in self._pieces():
+                stream.write(piece)
+                digest.update(piece)
+        return digest.hexdigest()
+
+    def _pieces(self) -> Iterable[bytes]:
+        """Yield the report, a line a picture: a folder of 100,000 need not be in memory twice."""
+        head = {
             "schema": SCHEMA,
             "program": "chain-of-zoom",
             "version": self.version,
@@ -212,14 +284,48 @@ class RunReport:
             "stage_seconds": {name: round(seconds, 4) for name, seconds in sorted(self.times.items())},
             "components": self.components,
             "unreadable": [dataclasses.asdict(failure) for failure in self.unreadable],
-            "pictures": [dataclasses.asdict(record) for record in self.pictures.values()],
         }
+        yield json.dumps(head, indent=1).removesuffix("\n}").encode() + b',\n "pictures": ['
+        between = b"\n"
+        for picture in self.pictures.values():
+            yield between + json.dumps(entry_of(picture)).encode()
+            between = b",\n"
+        yield b"\n ]\n}\n"
 
-    def finish(self, status: str) -> None:
-        """Say how the run ended, and write the report."""
-        self.status = status
-        self.finished = _now()
-        self.save()
+
+def journal_of(file: Path) -> Path:
+    """Return where the journal of a report is: run.jsonl beside run.json."""
+    return file.with_suffix(".jsonl")
+
+
+def first_line(digest: str) -> bytes:
+    """Return how the journal begins that goes on from a report of this SHA-256."""
+    return _line({"goes_on_from": digest})
+
+
+def entry_of(picture: PictureRecord) -> dict[str, Any]:
+    """Return what the report says of a picture. Other threads may be at work on it."""
+    return {**_values(picture), "steps": [_step(step) for step in picture.steps]}
+
+
+def _step(step: StepRecord) -> dict[str, Any]:
+    values = _values(step)
+    seconds = {stage: values.pop(f"{stage}_seconds") for stage in STAGES}
+    values["seconds"] = {stage: spent for stage, spent in seconds.items() if spent is not None}
+    values["tiles"] = [_values(tile) for tile in step.tiles]
+    return values
+
+
+def _values(record: PictureRecord | StepRecord | TilePrompt) -> dict[str, Any]:
+    kind = type(record)
+    return dict(zip(kind.__slots__, _FIELDS_OF[kind](record), strict=True))
+
+
+_FIELDS_OF = {kind: attrgetter(*kind.__slots__) for kind in (PictureRecord, StepRecord, TilePrompt)}
+
+
+def _line(content: dict[str, Any]) -> bytes:
+    return json.dumps(content).encode() + b"\n"
 
 
 def _now() -> str:

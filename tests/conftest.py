@@ -1,10 +1,12 @@
 """What all tests share. One thread a worker: tiny models run many times faster that way."""
 
+import contextlib
 import logging
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +54,18 @@ class Finished:
     err: str
 
 
+@contextlib.contextmanager
+def logging_kept() -> Iterator[None]:
+    """Put back what a command has set up for its own messages, as it should."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
 @pytest.fixture
 def command(capfd: pytest.CaptureFixture[str]):
     """Run a command's `main` in this process, as a user would from the shell: fast, torch stays imported."""
@@ -59,15 +73,11 @@ def command(capfd: pytest.CaptureFixture[str]):
     def run(script: str, *args: object) -> Finished:
         module = __import__(script)
         capfd.readouterr()
-        root = logging.getLogger()
-        handlers, level = list(root.handlers), root.level  # the command sets up its own, as it should
         try:
-            code = module.main([str(arg) for arg in args])
+            with logging_kept():
+                code = module.main([str(arg) for arg in args])
         except SystemExit as stop:  # argparse ends --help and usage errors this way
             code = stop.code if isinstance(stop.code, int) else 2
-        finally:
-            root.handlers[:] = handlers
-            root.setLevel(level)
         captured = capfd.readouterr()
         return Finished(code, captured.out, captured.err)
 

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -177,14 +176,14 @@ def test_a_closed_subfolder_is_named_and_the_others_are_searched(command, tmp_pa
 
 
 def test_a_closed_results_folder_fails_that_picture_only(command, tmp_path, photos, monkeypatch):
-    make = tempfile.mkstemp
+    write = Path.write_bytes
 
-    def refuse(*args, dir=None, **options):
-        if Path(dir).name == "scene":
-            raise PermissionError(13, "Permission denied", str(dir))
-        return make(*args, dir=dir, **options)
+    def refuse(self, content):
+        if self.parent.name == "scene":
+            raise PermissionError(13, "Permission denied", str(self))
+        return write(self, content)
 
-    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(Path, "write_bytes", refuse)
     done = command("inference_coz", "-i", photos, "-o", tmp_path / "out", *RESIZE)
     assert done.code == 1, done.err
     assert "failed: scene.png" in done.err
@@ -230,8 +229,10 @@ def test_a_prompt_that_the_next_run_could_not_read_back_is_refused(command, tmp_
 
 def test_a_picture_that_an_interrupted_run_had_not_come_to_has_not_changed(command, tmp_path, photos):
     out = tmp_path / "out"
+    for number in range(60):  # more than are read ahead
+        shutil.copy(SCENE, photos / f"z{number}.png")
     assert killed(9, "SIGTERM", "-i", photos, "-o", out, *RESIZE).returncode == 143
-    assert report(out)["pictures"][1]["sha256"] is None
+    assert report(out)["pictures"][-1]["sha256"] is None
     done = command("inference_coz", "-i", photos, "-o", out, *RESIZE, "-v")
     assert done.code == 0
     assert "has changed" not in done.err

@@ -573,7 +573,8 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_after_room_is_made(
 def test_a_second_run_into_the_same_folder_is_refused_while_the_first_is_at_work(command, tmp_path):
     from results.output_tree import OutputTree
 
-    with OutputTree(tmp_path).lock():
+    with OutputTree(tmp_path).lock() as entered:
+        entered.begun()
         done = command("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE)
     assert done.code == 2
     assert "another run is writing here" in done.err
@@ -582,7 +583,8 @@ def test_a_second_run_into_the_same_folder_is_refused_while_the_first_is_at_work
 def test_two_processes_cannot_write_into_one_folder(tmp_path):
     from results.output_tree import OutputTree
 
-    with OutputTree(tmp_path).lock():
+    with OutputTree(tmp_path).lock() as entered:
+        entered.begun()
         done = run_script("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE)
     assert (done.code, "another run is writing here" in done.err) == (2, True)
     assert not list(tmp_path.iterdir()), "the lock goes with the run"
@@ -600,7 +602,7 @@ def held(monkeypatch):
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", refuse)
-    monkeypatch.setattr("results.output_tree.PATIENCE", ())
+    monkeypatch.setattr("results.folder.PATIENCE", ())
     return names
 
 
@@ -629,6 +631,6 @@ def test_a_report_that_is_open_in_another_program_costs_no_picture(command, tmp_
 
 def test_a_file_that_is_free_again_after_a_moment_is_replaced(command, tmp_path, held, monkeypatch):
     held.add("scene.png")
-    monkeypatch.setattr("results.output_tree.PATIENCE", (0.0,))
+    monkeypatch.setattr("results.folder.PATIENCE", (0.0,))
     monkeypatch.setattr("time.sleep", lambda _: held.clear())
     assert command("inference_coz", "-i", SCENE, "-o", tmp_path / "out", *RESIZE).code == 0

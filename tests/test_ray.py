@@ -192,7 +192,7 @@ def test_an_exception_that_nobody_foresaw_stays_within_its_picture(worker, more_
             raise ZeroDivisionError("so it is")
         return whole(files, picture)
 
-    whole = worker._build().files.__class__.take_up
+    whole = worker._build()._files.__class__.take_up
     monkeypatch.setattr("zoom.state_files.StateFiles.take_up", fails)
     answer = worker.zoom(records(more_photos))
     assert answer.error is None

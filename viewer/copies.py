@@ -1,12 +1,13 @@
 """Copies of states for people to look at: small ones, and what plain BICUBIC makes of the same pixels."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from PIL import Image
 
 from errors import PictureError
-from results.output_tree import OutputTree, read_state
+from results.output_tree import OutputTree
+from results.png import read_state, size_of_state
 from results.run_report import PictureRecord, StepRecord
 from viewer.flight import layers_of
 
@@ -31,8 +32,25 @@ def state_of(tree: OutputTree, picture: PictureRecord, step: int, size: tuple[in
     return state
 
 
-def small_copy(tree: OutputTree, picture: PictureRecord) -> bytes:
+def check_states(tree: OutputTree, picture: PictureRecord) -> None:
+    """See that all states of a picture are there, in the sizes that its record says, without their pixels.
+
+    Raises:
+        PictureError: one is gone, or another than the record says.
+    """
+    for layer in layers_of(picture):
+        file = tree.state(picture.name, layer.step)
+        if size_of_state(file) != layer.size:
+            raise PictureError(f"state {layer.step} is gone or damaged: {file}")
+
+
+def small_copy(tree: OutputTree, picture: PictureRecord, seen: Mapping[int, Image.Image]) -> bytes:
     """Return a picture's first and deepest state side by side as a small JPEG.
+
+    Args:
+        tree: the folder.
+        picture: one with states.
+        seen: states that need not be read, by number.
 
     Raises:
         PictureError: one of them is gone or damaged.
@@ -40,7 +58,8 @@ def small_copy(tree: OutputTree, picture: PictureRecord) -> bytes:
     layers = layers_of(picture)
     small = []
     for layer in (layers[0], layers[-1]):
-        state = state_of(tree, picture, layer.step, layer.size)
+        state = seen.get(layer.step) or state_of(tree, picture, layer.step, layer.size)
+        state = state.copy()
         state.thumbnail((HEIGHT * WIDEST, HEIGHT), Image.Resampling.LANCZOS)
         small.append(state)
     both = Image.new("RGB", (sum(state.width for state in small), max(state.height for state in small)))
@@ -51,8 +70,15 @@ def small_copy(tree: OutputTree, picture: PictureRecord) -> bytes:
     return jpeg(both)
 
 
-def plain_pictures(tree: OutputTree, picture: PictureRecord) -> Iterator[tuple[int, Image.Image]]:
+def plain_pictures(
+    tree: OutputTree, picture: PictureRecord, sr_input: Image.Image | None = None
+) -> Iterator[tuple[int, Image.Image]]:
     """Make what plain BICUBIC shows where a network made the states: all from the first crop it enlarged.
+
+    Args:
+        tree: the folder.
+        picture: any.
+        sr_input: that crop enlarged with BICUBIC; None where it is to be read.
 
     Yields:
         Number of a state, and what BICUBIC shows there: RGB. None where no network took part, or its input is
@@ -60,7 +86,7 @@ def plain_pictures(tree: OutputTree, picture: PictureRecord) -> Iterator[tuple[i
     """
     layers = layers_of(picture)
     steps = [step for step in picture.steps[: len(layers) - 1] if step.made != "real"]
-    first = _network_input(tree, picture, steps[0]) if steps else None
+    first = (sr_input or _network_input(tree, picture, steps[0])) if steps else None
     if first is None:
         return
     left, top, width, height = steps[0].view

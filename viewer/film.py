@@ -15,7 +15,8 @@ from PIL import Image
 
 from errors import PictureError
 from results.limits import MAX_PIXELS
-from results.output_tree import OutputTree, read_state
+from results.output_tree import OutputTree
+from results.png import read_state
 from results.run_report import PictureRecord, Rectangle
 from viewer.film_settings import (
     EASE,

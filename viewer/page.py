@@ -13,19 +13,20 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from errors import PictureError
+from errors import FileRefused, OutputError, PictureError
 from machine.pace import Pace
 from results.output_tree import OutputTree, page_id
 from results.pictures import Failure
 from results.run_report import PictureRecord
-from viewer.copies import jpeg, plain_pictures, small_copy
+from viewer.copies import check_states, jpeg, plain_pictures, small_copy
 from viewer.flight import layers_of
-from viewer.page_data import folder_of, route_of, script_text
+from viewer.page_data import entries_of, folder_of, route_of, script_text
+from zoom.in_hand import InHand
 
 log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
-SCRIPTS = ("scene.js", "flight.js", "map.js", "gallery.js")
+SCRIPTS = ("scene.js", "map.js", "steering.js", "flight.js", "gallery.js")
 STYLES = "page.css"
 # what the page may read: its own files (some browsers call them file:), and nothing from anywhere else
 POLICY = (
@@ -57,7 +58,7 @@ class Run(Protocol):
 
 
 class Page:
-    """The page of a folder while it is written.
+    """The page of a folder while it is written; several threads may show pictures.
 
     Args:
         tree: the folder.
@@ -75,7 +76,7 @@ class Page:
         self._pace = Pace()
 
     def begin(self, anew: bool = False) -> None:
-        """Write the page's scripts and styles, and what is missing of pictures that are done.
+        """Write the page's scripts and styles, and what is missing of pictures that have states.
 
         Args:
             anew: write what there is of every picture again.
@@ -85,36 +86,60 @@ class Page:
         """
         for name in (*SCRIPTS, STYLES):
             self.tree.write((PAGE / name).read_bytes(), self.tree.page_part(name))
-        for picture in self.run.pictures.values():
-            if anew or (picture.status == "done" and not self._description(picture).exists()):
+        pictures = self.run.pictures
+        for picture in pictures.values():
+            if self.tree.shard is not None and not self.tree.shard.has(picture.picture_label):
+                continue  # that shard sees to it
+            if anew or not self._description(picture).is_file():
                 self.show(picture)
-            elif picture.status == "done":
+            else:
                 self._shown.add(picture.name)
 
-    def show(self, picture: PictureRecord) -> None:
+    def show(self, picture: PictureRecord, in_hand: InHand | None = None) -> None:
         """Write what the page says of a picture, and copies that it shows; nothing where it has no states.
 
+        Where that is not possible it is left out, and named.
+
+        Args:
+            picture: its record.
+            in_hand: what of it is in memory, and need not be read.
+
         Raises:
-            FileRefused, OutputError: see `OutputTree.write`.
+            OutputError: the disk is full.
         """
-        layers = layers_of(picture)
-        if len(layers) < 2:
+        if len(layers_of(picture)) < 2:
             return
-        name = page_id(picture.name)
         try:
-            self.tree.write(small_copy(self.tree, picture), self.tree.page_part(f"pictures/{name}.jpg"))
-            plain = {}
-            for step, image in plain_pictures(self.tree, picture):
-                plain[step] = f"page/pictures/{name}-{step}.jpg"
-                self.tree.write(jpeg(image), self.tree.root / plain[step])
-        except PictureError as error:
-            log.warning("%s: left out of the page: %s", picture.label, error)
-            self.left_out.append(picture.label)
+            self._show(picture, in_hand)
+            self._shown.add(picture.name)
             return
-        files = [self.tree.state(picture.name, layer.step).relative_to(self.tree.root) for layer in layers]
+        except (PictureError, FileRefused) as error:
+            reason = str(error)
+        except OutputError:
+            raise
+        except Exception as error:  # whatever a forged report makes of a good file
+            log.debug("%s", picture.label, exc_info=True)
+            reason = f"failed unexpectedly: {type(error).__name__}"
+        log.error("%s: left out of the page: %s", picture.label, reason)
+        self.left_out.append(picture.label)
+
+    def _show(self, picture: PictureRecord, in_hand: InHand | None) -> None:
+        name = page_id(picture.name)
+        if in_hand is None:
+            check_states(self.tree, picture)
+        seen, sr_input = (in_hand.seen, in_hand.sr_input) if in_hand else ({}, None)
+        small = small_copy(self.tree, picture, seen)
+        self.tree.write(small, self.tree.page_part(f"pictures/{name}.jpg"))
+        plain = {}
+        for step, image in plain_pictures(self.tree, picture, sr_input):
+            plain[step] = f"page/pictures/{name}-{step}.jpg"
+            self.tree.write(jpeg(image), self.tree.root / plain[step])
+        files = [
+            self.tree.state(picture.name, layer.step).relative_to(self.tree.root)
+            for layer in layers_of(picture)
+        ]
         route = route_of(picture, [quote(file.as_posix()) for file in files], plain)
         self.tree.write(f"takePicture({script_text(route)});\n".encode(), self._description(picture))
-        self._shown.add(picture.name)
 
     def save(self, now: bool = True) -> None:
         """Write index.html; with ``now=False`` only where the last time is long ago.
@@ -127,12 +152,17 @@ class Page:
                 self._write_index()
 
     def _write_index(self) -> None:
-        run = self.run
-        folder = folder_of(run.status, run.settings, run.pictures.values(), run.unreadable, self._shown)
+        run, pictures = self.run, list(self.run.pictures.values())
+        shown = self._shown
+        if self.tree.shard is not None:
+            shown = shown | {one.name for one in pictures if self._description(one).is_file()}
+        folder = script_text(folder_of(run.status, run.settings, pictures, run.unreadable)).removesuffix("}")
+        # one after the other: as one text of thousands they would need far more memory
+        entries = ", ".join(map(script_text, entries_of(pictures, shown)))
         page = _fill_in(
             policy=POLICY,
             styles=f'<link rel="stylesheet" href="page/{STYLES}">',
-            data=_data_element("folder", folder),
+            data=_data_element("folder", f'{folder}, "pictures": [{entries}]}}'),
             scripts="\n".join(f'<script src="page/{name}"></script>' for name in SCRIPTS),
         )
         self.tree.write(page.encode(), self.tree.index)
@@ -152,7 +182,7 @@ def page_in_one_file(data: Mapping[str, object]) -> str:
     return _fill_in(
         policy=POLICY_OF_ONE_FILE.format(scripts=" ".join(f"'sha256-{digest}'" for digest in hashes)),
         styles=f"<style>\n{(PAGE / STYLES).read_text(encoding='utf-8')}</style>",
-        data="\n".join(_data_element(name, content) for name, content in data.items()),
+        data="\n".join(_data_element(name, script_text(content)) for name, content in data.items()),
         scripts="\n".join(f"<script>{script}</script>" for script in scripts),
     )
 
@@ -163,6 +193,6 @@ def _fill_in(**parts: str) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], template)
 
 
-def _data_element(name: str, content: object) -> str:
-    """Return an element that holds data for the page's scripts; no browser runs it."""
-    return f'<script type="application/json" id="{name}">{script_text(content)}</script>'
+def _data_element(name: str, text: str) -> str:
+    """Return an element that holds `script_text` for the page's scripts; no browser runs it."""
+    return f'<script type="application/json" id="{name}">{text}</script>'

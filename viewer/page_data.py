@@ -4,7 +4,7 @@ Names and prompts come from files. Nothing of `script_text` ends a script, and n
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from results.output_tree import page_id
@@ -12,6 +12,8 @@ from results.pictures import Failure
 from results.run_report import PictureRecord
 from viewer.flight import LAW, layers_of
 
+# who said a prompt, where run.json has a word of its own for it
+WHO = {"null": "you (--prompt)", "file": "you (--prompts_file)"}
 ENDINGS = {
     "running": "still running, or killed: read this page anew to see more",
     "interrupted": "interrupted: the same command goes on from here",
@@ -20,38 +22,44 @@ ENDINGS = {
 
 
 def folder_of(
-    status: str,
-    settings: Mapping[str, Any],
-    pictures: Iterable[PictureRecord],
-    unreadable: Sequence[Failure],
-    shown: Collection[str],
+    status: str, settings: Mapping[str, Any], pictures: Iterable[PictureRecord], unreadable: Sequence[Failure]
 ) -> dict[str, Any]:
-    """Return what the gallery shows, a ``Folder``.
+    """Return what the gallery shows, a ``Folder``, without its pictures.
 
     Args:
         status: of the run, one of `results.run_report.STATUSES`.
         settings: of the run, in the form of run.json.
         pictures: all of the folder, also those not begun.
         unreadable: files that are no pictures.
-        shown: names of the pictures whose files for the page were written.
     """
-    groups: dict[str, int] = {}
-    entries = [_entry(one, groups.setdefault(one.file, len(groups)), one.name in shown) for one in pictures]
-    done = sum(entry["status"] == "done" for entry in entries)
-    counts = f"{done} of {len(entries)} zooms done"
+    statuses = [picture.status for picture in pictures]
+    counts = f"{statuses.count('done')} of {len(statuses)} zooms done"
     return {
         "state": "; ".join(filter(None, [counts, ENDINGS.get(status, "")])),
         "law": LAW,
-        "pictures": entries,
         "settings": list(_rows(settings)),
         "alone": False,
         "unreadable": [(readable(one.label), readable(one.reason)) for one in unreadable],
     }
 
 
+def entries_of(pictures: Iterable[PictureRecord], shown: Collection[str]) -> Iterator[dict[str, Any]]:
+    """Yield what the gallery says of each picture, an ``Entry``.
+
+    Args:
+        pictures: all of the folder, also those not begun.
+        shown: names of the pictures whose files for the page were written.
+    """
+    groups: dict[str, int] = {}
+    for one in pictures:
+        yield _entry(one, groups.setdefault(one.file, len(groups)), one.name in shown)
+
+
 def _entry(picture: PictureRecord, group: int, shown: bool) -> dict[str, Any]:
     """Return what the gallery says of a picture, an ``Entry``."""
-    deepest = layers_of(picture)[-1] if shown else None
+    layers = layers_of(picture)
+    # it may be begun anew, or another shard's report be behind its files
+    deepest = layers[-1] if shown and len(layers) > 1 else None
     name = page_id(picture.name)
     return {
         "id": name,
@@ -81,7 +89,7 @@ def route_of(picture: PictureRecord, states: Sequence[str], plain: Mapping[int, 
     said += [
         {
             "prompt": readable(step.prompt or ""),
-            "extractor": readable(step.extractor),
+            "extractor": readable(WHO.get(step.extractor, step.extractor)) if step.prompt else "",
             "note": readable(step.note),
             "parts": len(step.tiles),
             "consistency": step.consistency,

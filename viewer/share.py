@@ -3,18 +3,19 @@
 import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
 
 from errors import InputError, PictureError
-from results.output_tree import OutputTree, page_id
+from results.folder import Folder
+from results.output_tree import OutputTree
 from results.run_report import PictureRecord
 from viewer.copies import plain_pictures, state_of
 from viewer.flight import layers_of
 from viewer.page import page_in_one_file
-from viewer.page_data import folder_of, route_of
+from viewer.page_data import entries_of, folder_of, route_of
 
 LARGEST = 2_000_000  # bytes
 # WebP's quality, and the longest side of a state: the first that is small enough is taken
@@ -31,11 +32,9 @@ def pictures_called(pictures: Mapping[str, PictureRecord], label: str | None) ->
     Raises:
         InputError: none is called that, or several are; or it has no states.
     """
-    found = [
-        one
-        for one in pictures.values()
-        if label in (None, one.name, one.label, one.label.removesuffix(f"~{one.spot}"))
-    ]
+    found = [one for one in pictures.values() if label in (None, one.name, one.label, one.picture_label)]
+    if not pictures:
+        raise InputError("--share: there is no picture in this folder")
     files = {one.file for one in found}
     if label is None and len(files) > 1:
         raise InputError(f"--share holds one picture, and these are {len(files)}; say which with --picture")
@@ -71,7 +70,7 @@ def share(tree: OutputTree, pictures: Sequence[PictureRecord], file: Path) -> in
         except PictureError as error:
             raise InputError(f"{pictures[0].label}: cannot be shared: {error}") from error
         if len(page) < LARGEST:
-            OutputTree(file.parent).write(page, file)
+            Folder(file.parent).write(page, file)
             return len(page)
     raise InputError(
         f"{pictures[0].label}: its {len(pictures)} spots have too many states for {LARGEST / 1e6:.0f} MB; "
@@ -84,10 +83,11 @@ def _data(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the page's data elements, pictures inside of them, by name."""
     # how it was made and where its file was is not the friend's business
-    folder = folder_of("done", {}, pictures, [], {one.name for one in pictures})
-    folder |= {"state": "", "alone": True}
-    for entry in folder["pictures"]:
-        entry["thumb"] = ""
+    entries = list(entries_of(pictures, {one.name for one in pictures}))
+    for entry in entries:
+        entry |= {"thumb": "", "failure": "", "label": PurePosixPath(entry["label"]).name}
+    folder = folder_of("done", {}, pictures, [])
+    folder |= {"state": "", "alone": True, "pictures": entries}
     yield "folder", folder
     for picture in pictures:
         states = [
@@ -95,7 +95,8 @@ def _data(
             for layer in layers_of(picture)
         ]
         plain = {step: _address(image, quality, side) for step, image in plain_pictures(tree, picture)}
-        yield f"picture-{page_id(picture.name)}", route_of(picture, states, plain)
+        route = route_of(picture, states, plain)
+        yield f"picture-{route['id']}", route | {"label": PurePosixPath(route["label"]).name}
 
 
 def _address(image: Image.Image, quality: int, side: int) -> str:

@@ -12,10 +12,10 @@ from machine.stage_times import StageTimes
 from results.output_tree import OutputTree
 from results.prompts_file import FixedPrompts
 from results.run_report import PictureRecord, StepRecord, TilePrompt
+from zoom.in_hand import InHand
 from zoom.isolate import fail, failing_alone, isolating_failures
 from zoom.protocols import Box, Prompt, PromptExtractor, StepInput, join_prompt
 from zoom.settings import ChainSettings
-from zoom.state_files import InHand
 from zoom.states import shrunk_to
 
 
@@ -99,7 +99,7 @@ class Asker:
         questions: list[_Question] = []
         for one in pictures:
             if one.record.tiles and [tile.box for tile in one.record.tiles] != list(one.tiles):
-                one.record.tiles = []  # a report of other tiles than these
+                one.record.tiles = ()  # a report of other tiles than these
             if not one.record.has_prompt:  # an earlier run may have asked and not come further
                 one.answers = self._fixed_answers(one)
                 questions += self._open_questions(one)
@@ -170,6 +170,6 @@ class Asker:
 
 
 def share_seconds(pictures: Sequence[AtStep], stage: str, seconds: float) -> None:
-    """Note in every picture's step its share of the seconds that a stage took for all."""
+    """Note in every picture's step its share of the seconds that one of the `STAGES` took for all."""
     for one in pictures:
-        one.record.seconds[stage] = round(seconds / len(pictures), 3)
+        setattr(one.record, f"{stage}_seconds", round(seconds / len(pictures), 3))

@@ -1,27 +1,31 @@
 """The chain: pictures -> state 0 -> [window -> prompt -> SR -> colour fix -> state] x N -> strip.
 
 Work goes stage by stage over a group of pictures (all prompts, then all SR passes, then the next scale), so
-that a big model moves once a scale and not once a picture.
+that a big model moves once a scale and not once a picture. Pictures are read ahead of it, and states written
+behind its back (`machine.overlap`).
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
 
 from errors import PictureError
+from machine.overlap import Overlap
 from machine.stage_times import StageTimes
 from results.output_tree import OutputTree
 from results.prompts_file import FixedPrompts
 from results.run_report import PictureRecord, StepRecord
 from zoom.asking import Asker, AtStep, noise_seed, share_seconds
 from zoom.color_fix import fix_colors, fix_colors_of_whole
+from zoom.in_hand import InHand
 from zoom.isolate import failing_alone, isolating_failures
-from zoom.measure import consistency, texture
+from zoom.keeping import Keeping
 from zoom.protocols import PromptExtractor, SRBackbone, StepInput
 from zoom.settings import ChainSettings
-from zoom.state_files import InHand, StateFiles
+from zoom.state_files import StateFiles
 from zoom.states import enlarge, shrunk_to, step_input
 from zoom.texture import add_texture
 from zoom.window import Window
@@ -38,6 +42,10 @@ class Chain:
         fixed_prompts: see `results.prompts_file`; where there is one, the extractor is not asked.
         save_prompts: also write txt/K.txt.
         label_strip: write on the strips what each state is, also on those of pictures that are finished.
+        save: one of `zoom.settings.SAVE`.
+        overlap: whose threads read ahead and write; None does both where it comes.
+        shown: is called with a picture that has come to its end, and what of it is in memory, in the thread
+            that wrote it.
 
     Raises:
         InputError: a step would look at less than a pixel.
@@ -53,6 +61,9 @@ class Chain:
         fixed_prompts: FixedPrompts | None = None,
         save_prompts: bool = True,
         label_strip: bool = False,
+        save: str = "all",
+        overlap: Overlap | None = None,
+        shown: Callable[[PictureRecord, InHand | None], None] = lambda *_: None,
     ) -> None:
         self.settings = settings
         self.tree = tree
@@ -60,11 +71,13 @@ class Chain:
         self.times = times
         self.fixed_prompts = fixed_prompts or {}
         self._ask = Asker(settings, tree, extractor, times, self.fixed_prompts, save_prompts)
-        self.files = StateFiles(settings, tree, times, label_strip)
+        self.overlap = overlap or Overlap()
+        self.keeping = Keeping(settings, tree, times, self.overlap, save, label_strip, shown)
+        self._files = StateFiles(settings, tree, times, self.keeping)
 
     def run(
         self, pictures: Sequence[PictureRecord], group_size: int = 1
-    ) -> Iterator[tuple[PictureRecord, int]]:
+    ) -> Generator[tuple[PictureRecord, int], None, None]:
         """Zoom into all pictures; what fails is noted in its record and the others go on.
 
         Args:
@@ -79,17 +92,25 @@ class Chain:
             OutputError: the results cannot be written; everything so far is kept.
             InputError: a model cannot be loaded.
         """
-        for start in range(0, len(pictures), group_size):
-            group = []
-            for picture in pictures[start : start + group_size]:
-                if self.files.finished(picture):
-                    self.files.label(picture)
-                else:
-                    in_hand = self.files.take_up(picture)
+        with self.overlap.ahead(self._taken_up, pictures, _waiting_bytes) as all_taken_up:
+            for _ in range(0, len(pictures), group_size):
+                group = []
+                for picture, in_hand in islice(all_taken_up, group_size):
                     if in_hand is not None:
                         group.append(in_hand)
-                yield picture, 0
-            yield from self._run_group(group)
+                    yield picture, 0
+                if group:
+                    yield from self._run_group(group)
+        self.overlap.wait()
+        yield from self._come_on()
+
+    def _taken_up(self, picture: PictureRecord) -> tuple[PictureRecord, InHand | None]:
+        return picture, self._files.take_up(picture)
+
+    def _come_on(self) -> Iterator[tuple[PictureRecord, int]]:
+        """Yield what has been written since the last time."""
+        while self.keeping.come_on:
+            yield self.keeping.come_on.popleft()
 
     def _run_group(self, group: Sequence[InHand]) -> Iterator[tuple[PictureRecord, int]]:
         for step in range(1, self.settings.rec_num + 1):
@@ -98,17 +119,15 @@ class Chain:
             for one in at_work:
                 if self.settings.resizes_only or one.record.steps[step - 1].made == "real":
                     self._resize(one, step)
-                    yield one.record, step
+                    yield from self._come_on()
                 else:
                     to_enlarge.append(self._at_step(one, step))
             for picture in self._ask(to_enlarge):
                 yield picture, step
-            for picture in self._super_resolve([one for one in to_enlarge if not one.of.failed]):
-                yield picture, step
+            yield from self._super_resolve([one for one in to_enlarge if not one.of.failed])
         for one in group:
-            if not one.record.failed:
-                self.files.finish(one)
-                yield one.record, self.settings.rec_num
+            self.keeping.finish(one)
+            yield from self._come_on()
 
     def _crop(self, one: InHand, record: StepRecord) -> Image.Image:
         if record.window_of is None:
@@ -132,18 +151,18 @@ class Chain:
             tiles = ()
         return AtStep(one, record, step_input(crop, record.size, parent, first), tiles)
 
-    def _made(self, one: InHand, step: int, state: Image.Image, crop: Image.Image | None) -> None:
-        """Save a step's state, and hand it on to the next step: a PNG read back has the same pixels."""
-        start = time.perf_counter()
-        record = one.record.steps[step - 1]
-        record.texture = texture(state)
-        record.consistency = None if crop is None else consistency(state, crop)
-        self.files.remember(one, state, step)
-        self.files.save(one.record, step, state)
+    def _made(
+        self,
+        one: InHand,
+        step: int,
+        state: Image.Image,
+        crop: Image.Image | None,
+        sr_input: Image.Image | None = None,
+    ) -> None:
+        """Have a state written, and hand it on to the next step: a PNG read back has the same pixels."""
+        self.keeping.keep(one, step, state, crop, sr_input)
         if not self.settings.from_first_state:
             one.state = state
-        record.seconds["save"] = round(time.perf_counter() - start, 3)
-        record.done = True
 
     def _resize(self, one: InHand, step: int) -> None:
         """Make a state by resizing alone."""
@@ -153,8 +172,7 @@ class Chain:
         with self.times.stage("chain.resize"):
             kind = self.settings.rec_type.upper()
             state = crop if real else enlarge(crop, record.size, Image.Resampling[kind])
-        with self.times.stage("chain.save"), failing_alone(one.record):
-            self._made(one, step, state, None if real else crop)
+        self._made(one, step, state, None if real else crop)
 
     def _textured(self, one: AtStep) -> StepInput:
         """Return what the backbone gets: with grain in it, but where it sees a photograph."""
@@ -168,8 +186,8 @@ class Chain:
             crop = add_texture(seen.crop, view, one.picture.ancestors, seed, self.settings.texture)
             return step_input(crop, record.size, seen.parent)
 
-    def _super_resolve(self, pictures: Sequence[AtStep]) -> Iterator[PictureRecord]:
-        """Make the state of every picture; yield each picture that has come on."""
+    def _super_resolve(self, pictures: Sequence[AtStep]) -> Iterator[tuple[PictureRecord, int]]:
+        """Make the state of every picture; yield what has come on meanwhile."""
 
         def enlarge_all(batch: Sequence[AtStep]) -> Iterator[Image.Image | PictureError]:
             assert self.backbone is not None
@@ -183,16 +201,21 @@ class Chain:
         saving = 0.0
         enlarged = []
         for one, output in isolating_failures(enlarge_all, pictures):
-            since, step = time.perf_counter(), one.record.step
-            with self.times.stage("chain.save"), failing_alone(one.of):
+            since, seen = time.perf_counter(), one.input
+            with failing_alone(one.of):
                 if isinstance(output, PictureError):
                     raise output
-                fix = fix_colors_of_whole if self.settings.full_image else fix_colors
-                state = fix(self.settings.align_method, output, one.input.sr_input, one.input.crop)
-                place = self.tree.sr_input(one.of.name, step, self.settings.from_first_state)
-                self.tree.write_image(one.input.sr_input, place)
-                self._made(one.picture, step, state, one.input.crop)
+                with self.times.stage("chain.fix"):
+                    fix = fix_colors_of_whole if self.settings.full_image else fix_colors
+                    state = fix(self.settings.align_method, output, seen.sr_input, seen.crop)
+                if seen.first:
+                    one.picture.sr_input = seen.sr_input
+                self._made(one.picture, one.record.step, state, seen.crop, seen.sr_input)
                 enlarged.append(one)
             saving += time.perf_counter() - since
-            yield one.of
+            yield from self._come_on()
         share_seconds(enlarged, "sr", time.perf_counter() - start - saving)
+
+
+def _waiting_bytes(taken_up: tuple[PictureRecord, InHand | None]) -> int:
+    return 0 if taken_up[1] is None else taken_up[1].bytes

@@ -10,12 +10,13 @@ KINDS = (*RESIZE_KINDS, "onestep", *RECURSIVE_KINDS)
 SOURCES = ("native", "shrunk")
 TILE_PROMPTS = ("tile", "picture")
 ALIGN_METHODS = ("nofix", "adain", "wavelet", "backproject", "lowfreq")
+SAVE = ("states", "all")  # of each picture: every state once, or also copies by scale, strips and SR inputs
 TEXTURE = 0.5  # of networks that only copy what is there
 MOST_STEPS = 100
 MOST_SPOTS = 100  # of a picture, that are found by themselves
 SMALLEST_STATE = 64  # pixels a side
 # Pictures of 512x512 that go through a scale together under --efficient_memory. Each big model moves once a
-# scale for so many; their states and text embeddings (10 MB a prompt in fp32) wait in memory meanwhile.
+# scale for so many; their states (1 MB each) and text embeddings (10 MB a prompt in fp32) wait in memory.
 GROUP = 32
 
 

@@ -33,13 +33,21 @@ def strip(
     width, height = cell
     whole = Image.new("RGB", (width * len(made), height + BAR))
     for number, (state, kind) in enumerate(zip(states, made, strict=True)):
-        left, top = (state.width - width) // 2, (state.height - height) // 2
-        part = state.crop((left, top, left + width, top + height))  # black around
+        part = middle(state, cell)
         if magnifications is not None:
+            part = part.copy()
             _write(part, [_times(magnifications[number]), kind], COLOURS[kind])
         whole.paste(part, (width * number, 0))
         whole.paste(COLOURS[kind], (width * number, height, width * (number + 1), height + BAR))
     return whole
+
+
+def middle(state: Image.Image, cell: Size) -> Image.Image:
+    """Return what of a state a cell shows: its middle, black around where it is smaller."""
+    if state.size == cell:
+        return state
+    left, top = (state.width - cell[0]) // 2, (state.height - cell[1]) // 2
+    return state.crop((left, top, left + cell[0], top + cell[1]))
 
 
 def _times(magnification: int) -> str:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property, lru_cache
 
 from errors import InputError, PictureError
 from results.limits import MAX_PIXELS
@@ -35,6 +36,11 @@ class Window:
     def box(self) -> tuple[int, int, int, int]:
         """Left, top, right, bottom, as Pillow wants them."""
         return self.left, self.top, self.left + self.width, self.top + self.height
+
+    @cached_property
+    def numbers(self) -> tuple[int, int, int, int]:
+        """Left, top, width, height."""
+        return self.left, self.top, self.width, self.height
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class View:
         """The point in the middle."""
         return self.left + self.width / 2, self.top + self.height / 2
 
-    @property
+    @cached_property
     def numbers(self) -> tuple[float, float, float, float]:
         """Left, top, width, height, rounded to floats."""
         return float(self.left), float(self.top), float(self.width), float(self.height)
@@ -138,6 +144,7 @@ def check_steps(settings: ChainSettings) -> None:
         )
 
 
+@lru_cache(maxsize=1024)  # exact fractions take a while, and many pictures of a folder are of one size
 def plan_route(settings: ChainSettings, size: Size, center: tuple[float, float] | None = None) -> Route:
     """Plan where every step looks in a picture.
 

@@ -2,7 +2,7 @@
 
 Half of the kills are SIGKILL (a power cut), the others SIGINT and SIGTERM (polite), some of these twice.
 After a polite one nothing half-written may be left; after every one the same command must give the same
-files.
+files. Half of the runs are two shards side by side, of which one is killed.
 """
 
 import random
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -22,10 +23,10 @@ KINDS = ("bicubic", "recursive")
 POLITE = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
-def start(out: Path, kind: str) -> subprocess.Popen[str]:
-    """Begin a run: tiny pictures, real processes."""
+def start(out: Path, kind: str, shard: str = "0/1") -> subprocess.Popen[str]:
+    """Begin a run, or a shard of one: tiny pictures, real processes."""
     command = [sys.executable, "inference_coz.py", "-i", str(PICTURES), "-o", str(out), "--rec_type", kind]
-    options = ["--process_size", "64", "--rec_num", "3", "-q"]
+    options = ["--process_size", "64", "--rec_num", "3", "-q", "--shard", shard]
     pipe = subprocess.PIPE
     return subprocess.Popen([*command, *options], cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
 
@@ -36,14 +37,20 @@ def results(out: Path) -> dict[str, bytes]:
     return {file.relative_to(out).as_posix(): file.read_bytes() for file in files}
 
 
-def killed(out: Path, kind: str, after: float, how: signal.Signals, twice: bool) -> str:
-    """Kill a run, look at what it left, and run it again; return what is wrong, or nothing."""
-    run = start(out, kind)
+def killed(
+    out: Path, kind: str, after: float, how: signal.Signals, twice: bool, shards: Sequence[str]
+) -> str:
+    """Kill one of the processes of a run, look at what it left, and run all again; return what is wrong."""
+    run, *others = [start(out, kind, shard) for shard in shards]
     time.sleep(after)
     run.send_signal(how)
     if twice:
         run.send_signal(how)
     _, said = run.communicate(timeout=60)
+    for other in others:
+        _, others_said = other.communicate(timeout=60)
+        if other.returncode:
+            return f"another shard ended with {other.returncode}: {others_said[-200:]!r}"
     left = [file.name for file in out.rglob(".*")] if out.exists() else []
     if how in POLITE:
         # a process that has not yet come to its own first line dies as the system has it
@@ -51,12 +58,12 @@ def killed(out: Path, kind: str, after: float, how: signal.Signals, twice: bool)
             return f"exit code {run.returncode}"
         if "Traceback" in said and "inference_coz.py" in said:
             return f"it said {said[-200:]!r}"
-        if left and not twice:
+        if left and not twice and not others:  # others leave the lock under which reports are joined
             return f"it left {left}"
-    again = start(out, kind)
-    _, said = again.communicate(timeout=120)
-    if again.returncode:
-        return f"the next run ended with {again.returncode}: {said[-200:]!r}"
+    for again in [start(out, kind, shard) for shard in shards]:
+        _, said = again.communicate(timeout=120)
+        if again.returncode:
+            return f"the next run ended with {again.returncode}: {said[-200:]!r}"
     left = [file.name for file in out.rglob(".*")]
     return f"the next run left {left}" if left else ""
 
@@ -78,12 +85,13 @@ def main() -> int:
             kind, out = dice.choice(KINDS), Path(place, "out")
             how = dice.choice((signal.SIGKILL, signal.SIGKILL, *POLITE))
             after = dice.uniform(0, 1.1 * seconds[kind])
-            wrong = killed(out, kind, after, how, twice=how in POLITE and dice.random() < 0.25)
+            shards = dice.choice((("0/1",), ("0/2", "1/2"), ("1/2", "0/2")))
+            wrong = killed(out, kind, after, how, how in POLITE and dice.random() < 0.25, shards)
             if not wrong and results(out) != expected[kind]:
                 wrong = "other results than a run that was never killed"
             if wrong:
                 bad += 1
-                print(f"{seed}: {kind}, {how.name} after {after:.2f} s: {wrong}", flush=True)
+                print(f"{seed}: {kind}, {shards}, {how.name} after {after:.2f} s: {wrong}", flush=True)
             shutil.rmtree(out, ignore_errors=True)
     print(f"{number} kills, {bad} findings")
     return 1 if bad else 0

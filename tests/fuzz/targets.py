@@ -119,7 +119,7 @@ def reports() -> list[str]:
                     tiles=[TilePrompt((0, 0, 32, 64), "a cat")] * k,
                     seed=k,
                     consistency=40.5,
-                    seconds={"sr": 0.5},
+                    sr_seconds=0.5,
                     done=k <= done,
                 )
                 for k in (1, 2)

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from errors import InputError, OutputError
-from results.output_tree import FILMS, OutputTree, assign_names, read_state, safe_name
+from results.output_tree import FILMS, OutputTree, assign_names, safe_name
 from results.pictures import Source
+from results.png import read_state
 
 
 def names(*labels: str, taken: dict[tuple[str, str], str] | None = None) -> list[str]:
@@ -187,8 +188,10 @@ def test_what_a_killed_run_left_of_a_film_is_swept_up(tmp_path):
 
 def test_two_runs_cannot_write_into_one_folder(tmp_path):
     tree = OutputTree(tmp_path)
-    with tree.lock(), pytest.raises(InputError, match="another run"), OutputTree(tmp_path).lock():
-        pass
+    with tree.lock() as entered:
+        entered.begun()
+        with pytest.raises(InputError, match="another run"), OutputTree(tmp_path).lock():
+            pass
 
 
 def test_a_state_that_is_damaged_or_of_another_size_counts_as_missing(tmp_path):

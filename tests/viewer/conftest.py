@@ -1,7 +1,6 @@
 """A folder whose states can be told from each other, and a real browser."""
 
 import io
-import json
 import math
 import shutil
 import time
@@ -10,17 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from five_pictures import picture_of
+from conftest import logging_kept
+from five_pictures import change_report, picture_of
 from PIL import Image
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
-
-
-def change_report(out: Path, change) -> None:
-    """Change what a folder's run.json says."""
-    report = json.loads((out / "run.json").read_text())
-    change(report)
-    (out / "run.json").write_text(json.dumps(report))
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +27,8 @@ def five_states(tmp_path_factory: pytest.TempPathFactory) -> Path:
     picture_of(0).save(folder / "cat.png")
     out = folder / "out"
     run = ["-i", str(folder / "cat.png"), "-o", str(out), "--rec_type", "bicubic", "-q"]
-    assert inference_coz.main(run) == 0
+    with logging_kept():
+        assert inference_coz.main(run) == 0
     for number in range(5):
         picture_of(number).save(out / "per-sample" / "cat" / f"{number}.png")
 
@@ -44,7 +38,8 @@ def five_states(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     change_report(out, invent)
     picture_of(4).save(out / "per-sample" / "cat" / "1_input.png")  # what plain bicubic shows
-    assert make_viewer.main([str(out), "-q"]) == 0
+    with logging_kept():
+        assert make_viewer.main([str(out), "-q"]) == 0
     return out
 
 

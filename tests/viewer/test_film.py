@@ -377,7 +377,7 @@ def test_a_film_is_kept_until_a_state_is_newer(command, tmp_path, photos):
     done = command(*run)
     assert done.code == 0
     assert "2 of 2 films" in done.out
-    assert "1 from before" in done.out
+    assert "1 kept as they were" in done.out
     assert films["scene"].stat().st_mtime_ns == first["scene"]
     assert films["turned"].stat().st_mtime_ns > first["turned"]
 

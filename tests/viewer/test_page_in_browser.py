@@ -17,7 +17,7 @@ from PIL import Image
 
 from results.load_report import load_report
 from results.output_tree import OutputTree, page_id
-from viewer.flight import camera_at, layers_of, presence, smooth
+from viewer.flight import camera_at, factor_at, layers_of, presence, smooth
 from viewer.page import Page
 
 HOSTILE = "<script>hacked=1</script>\"'><img src=x onerror=hacked=1>\u202egnp.\u202c 🐈 ../{{data}}"
@@ -78,6 +78,19 @@ def test_what_is_seen_is_the_states_at_their_places(five_states, open_page, fact
     assert decibels(seen, drawn_with_pillow(five_states, "cat", factor, seen.width)) > 30
     wrong = drawn_with_pillow(five_states, "cat", max(factor / 1.02, 1.02), seen.width)
     assert decibels(seen, wrong) < 30  # two per cent beside the place show
+
+
+def test_the_page_flies_as_films_do(five_states, open_page):
+    opened = open_page(five_states / "index.html")
+    layers = layers_of(load_report(five_states / "run.json").pictures["cat"])
+    for depth in (0, 0.3, 1, 1.7, 2.5, 4):
+        route, camera = "gallery.flight.route", camera_at(layers, depth)
+        assert opened.page.evaluate(f"cameraAt({route}, {depth})") == pytest.approx(camera)
+        assert opened.page.evaluate(f"factorAt({route}, {depth})") == pytest.approx(factor_at(layers, depth))
+        for number in range(5):
+            there = f"presence({route}, {number}, {list(camera)}, gallery.flight.law)"
+            expected = presence(layers, number, camera)
+            assert opened.page.evaluate(there) == pytest.approx(expected, abs=1e-9)
 
 
 def test_at_a_stop_a_state_fills_the_view(five_states, open_page):
@@ -202,6 +215,7 @@ def test_axe_finds_nothing(five_states, open_page, width, scheme):
     opened.page.locator("#compare").click()
     assert axe.run(opened.page).response["violations"] == []
     opened.page.locator("#back").click()
+    opened.page.evaluate("document.getElementById('search').hidden = false")  # as with two pictures
     assert axe.run(opened.page).response["violations"] == []
 
 
@@ -220,7 +234,7 @@ def test_everything_is_reached_with_the_keyboard(five_states, open_page):
 
 
 def test_hostile_names_and_prompts_are_only_text(tmp_path, command, open_page):
-    name = "<img src=x onerror=hacked=1>'\"&amp;\u202egnp\u202c 🐈{{data}}.png"
+    name = "100%41 #1 <img src=x onerror=hacked=1>'\"&amp;\u202egnp\u202c 🐈{{data}}.png"
     picture_of(0).resize((64, 64)).save(tmp_path / name)
     out = tmp_path / "out <b>#%41?'\" 🐈"
     assert command("inference_coz", "-i", tmp_path / name, "-o", out, "--rec_type", "bicubic", "--rec_num", 1,
@@ -308,6 +322,52 @@ def test_spots_of_a_picture_lie_on_it_and_are_flown_into(tmp_path, command, open
     seen = opened.stage()
     with Image.open(OutputTree(out).state("cat~right eye", 2)) as state:
         assert decibels(seen, state.resize(seen.size, Image.Resampling.BICUBIC)) > 30
+
+
+def test_neighbouring_spots_do_not_cover_the_one_that_is_flown(tmp_path, command, open_page):
+    picture_of(0).save(tmp_path / "cat.png")
+    spots = tmp_path / "spots.csv"
+    spots.write_text("file,x,y,label\ncat.png,0.50,0.40,p\ncat.png,0.54,0.42,q\n")
+    out = tmp_path / "out"
+    command("inference_coz", "-i", tmp_path / "cat.png", "-o", out, "--regions", spots,
+            "--rec_type", "bicubic", "--rec_num", 2, "--process_size", 256)  # fmt: skip
+    for number, spot in enumerate("pq"):  # so that they can be told apart
+        for step in (1, 2):
+            picture_of(number + step).resize((256, 256)).save(OutputTree(out).state(f"cat~{spot}", step))
+    opened = open_page(out / "index.html")
+    for number, spot in enumerate("pq"):
+        opened.page.goto(f"{(out / 'index.html').as_uri()}#{page_id(f'cat~{spot}')}")
+        opened.wait(f"gallery.flight.route?.spot === '{spot}'")
+        for step in (1, 2):
+            opened.seek(4**step)
+            expected = (
+                picture_of(number + step).resize((256, 256)).resize((512, 512), Image.Resampling.BICUBIC)
+            )
+            assert decibels(opened.stage(), expected) > 30, (spot, step)
+
+
+def test_a_picture_whose_file_is_gone_can_be_tried_again(five_states, tmp_path, open_page):
+    out = tmp_path / "out"
+    shutil.copytree(five_states, out)
+    file = out / "page" / "pictures" / f"{page_id('cat')}.js"
+    file.rename(tmp_path / "away.js")
+    opened = open_page(out / "index.html")
+    opened.wait("document.getElementById('problem').textContent.includes('is gone')")
+    (tmp_path / "away.js").rename(file)
+    opened.page.locator("#cards a").click()
+    opened.wait("gallery.flight.route && document.getElementById('problem').textContent === ''")
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_nothing_is_wider_than_a_telephone(five_states, open_page, width):
+    opened = open_page(five_states / "index.html", width, 800)
+    opened.page.evaluate("document.getElementById('stage-box').style.width = ''")
+    opened.page.locator("#compare").click()
+    for key in ("Home", "End"):
+        opened.page.locator("#handle").press(key)
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+    opened.page.locator("#back").click()
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_a_shared_page_holds_everything_itself(five_states, tmp_path, command, open_page):

@@ -1,4 +1,4 @@
-// The flight through one picture: its stage, how it is steered, and what is said of the state that is seen.
+// The flight through one picture: where it is, what its stage shows, and what is said of the state that is seen.
 "use strict";
 
 /** @type {Record<string, string>} */
@@ -30,9 +30,10 @@ function times(factor) {
 
 /** Flies through one route at a time of those that share a picture. */
 class Flight {
-  /** @param {Law} law */
-  constructor(law) {
+  /** @param {Law} law @param {(route: Route) => void} flownTo called when another spot is flown into */
+  constructor(law, flownTo) {
     this.law = law;
+    this.flownTo = flownTo;
     this.canvas = element("stage", HTMLCanvasElement);
     this.slider = element("depth", HTMLInputElement);
     this.play = element("play", HTMLButtonElement);
@@ -54,7 +55,7 @@ class Flight {
     /** @type {{step: (milliseconds: number) => boolean, last: number} | null} */
     this.motion = null;
     new ResizeObserver(() => this.fit()).observe(element("stage-box", HTMLElement));
-    this.listen();
+    this.steering = new Steering(this, this.canvas);
   }
 
   /** Show a picture. @param {Route[]} routes that share it @param {Route} route the one to fly */
@@ -146,7 +147,7 @@ class Flight {
     const density = Math.min(window.devicePixelRatio || 1, 2);
     this.canvas.width = Math.max(1, Math.round(box.width * density));
     this.canvas.height = Math.max(1, Math.round(box.height * density));
-    this.redraw();
+    this.paint(); // at once: the canvas is empty now
   }
 
   redraw() {
@@ -172,7 +173,7 @@ class Flight {
     const split = this.allPlain ? 0 : this.comparing ? this.split : 1;
     const next = this.current.layers[Math.min(Math.floor(this.depth + 1e-6) + 1, this.last)];
     const outline = this.outlining && this.depth < this.last ? next.view : null;
-    this.scene.draw(camera, split, outline);
+    this.scene.draw(camera, split, outline, this.current);
     this.map.update(this.current, camera);
     this.tell();
   }
@@ -194,7 +195,7 @@ class Flight {
     facts[0].append(make("span", layer.made, `made ${layer.made}`), `: ${MADE[layer.made]}`);
     if (saidOf(layer)) {
       facts.push(make("blockquote", saidOf(layer)));
-      facts.push(make("p", `said by ${layer.extractor || "you (--prompt)"}`, "who"));
+      if (layer.extractor) facts.push(make("p", `said by ${layer.extractor}`, "who"));
     }
     if (layer.note) facts.push(make("p", layer.note, "note"));
     if (layer.consistency !== null) {
@@ -207,8 +208,6 @@ class Flight {
       row.classList.toggle("now", at === number);
     }
   }
-
-  // -- flying -----------------------------------------------------------------------------------------------
 
   /** Go to a depth at once. @param {number} depth */
   seek(depth) {
@@ -283,6 +282,7 @@ class Flight {
       const seen = cameraAt(this.current, 0);
       this.route = route;
       this.show();
+      this.flownTo(route);
       const start = cameraAt(route, 0);
       this.depth = 0;
       this.offset = [(seen[0] - start[0]) / start[2], (seen[1] - start[1]) / start[3]];
@@ -335,120 +335,11 @@ class Flight {
     this.redraw();
   }
 
-  // -- steering ---------------------------------------------------------------------------------------------
-
-  listen() {
-    const { canvas } = this;
-    canvas.addEventListener(
-      "wheel",
-      (event) => {
-        event.preventDefault();
-        const pixels = event.deltaY * [1, 30, 400][event.deltaMode];
-        this.zoomBy(-pixels / (event.ctrlKey ? 150 : 600), this.share(event)); // with ctrl: a touchpad's pinch
-      },
-      { passive: false },
-    );
-    canvas.addEventListener("dblclick", (event) => this.glide(Math.round(this.depth) + (event.shiftKey ? -1 : 1)));
-    canvas.addEventListener("keydown", (event) => this.key(event));
-    canvas.addEventListener("keyup", (event) => event.key === "b" && this.holdPlain(false));
-    canvas.addEventListener("blur", () => this.holdPlain(false));
-    this.slider.addEventListener("input", () => {
-      this.motion = null;
-      this.offset = [0, 0];
-      this.seek(Number(this.slider.value));
-    });
-    this.play.addEventListener("click", () => this.togglePlay());
-    element("compare", HTMLButtonElement).addEventListener("click", () => this.compare(!this.comparing));
-    element("outline", HTMLButtonElement).addEventListener("click", () => this.outline());
-    this.listenToPointers();
-    this.listenToHandle();
-  }
-
-  listenToPointers() {
-    const { canvas } = this;
-    /** @type {Map<number, [number, number]>} */
-    const fingers = new Map();
-    const spread = () => {
-      const [a, b] = [...fingers.values()];
-      return Math.hypot(a[0] - b[0], a[1] - b[1]);
-    };
-    canvas.addEventListener("pointerdown", (event) => {
-      canvas.setPointerCapture(event.pointerId);
-      fingers.set(event.pointerId, [event.clientX, event.clientY]);
-    });
-    canvas.addEventListener("pointermove", (event) => {
-      const before = fingers.get(event.pointerId);
-      if (!before) return;
-      const apart = fingers.size === 2 ? spread() : 0;
-      fingers.set(event.pointerId, [event.clientX, event.clientY]);
-      if (fingers.size === 1) {
-        const box = canvas.getBoundingClientRect();
-        this.pan((before[0] - event.clientX) / box.width, (before[1] - event.clientY) / box.height);
-      } else if (apart > 0) {
-        const step = this.last ? this.current.layers[1].factor : 2;
-        this.zoomBy(Math.log(spread() / apart) / Math.log(step), this.share(event));
-      }
-    });
-    for (const end of ["pointerup", "pointercancel"]) {
-      canvas.addEventListener(end, (event) => fingers.delete(/** @type {PointerEvent} */ (event).pointerId));
-    }
-  }
-
-  listenToHandle() {
-    this.handle.addEventListener("pointerdown", (event) => {
-      this.handle.setPointerCapture(event.pointerId);
-      event.preventDefault();
-      this.handle.focus();
-    });
-    this.handle.addEventListener("pointermove", (event) => {
-      if (this.handle.hasPointerCapture(event.pointerId)) this.splitAt(this.share(event)[0]);
-    });
-    this.handle.addEventListener("keydown", (event) => {
-      const by = { ArrowLeft: -0.05, ArrowDown: -0.05, ArrowRight: 0.05, ArrowUp: 0.05, Home: -1, End: 1 }[event.key];
-      if (by === undefined) return;
-      event.preventDefault();
-      this.splitAt(this.split + by);
-    });
-  }
-
-  /** Where an event is on the stage, as shares of it. @param {MouseEvent} event @returns {[number, number]} */
-  share(event) {
-    const box = this.canvas.getBoundingClientRect();
-    return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
-  }
-
   /** @param {boolean} on */
   holdPlain(on) {
     if (this.allPlain === on) return;
     this.allPlain = on;
     this.redraw();
-  }
-
-  /** @param {KeyboardEvent} event */
-  key(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    /** @type {Record<string, () => void>} */
-    const keys = {
-      "+": () => this.zoomBy(0.25),
-      "=": () => this.zoomBy(0.25),
-      "-": () => this.zoomBy(-0.25),
-      PageUp: () => this.glide(Math.ceil(this.depth - 1.01)),
-      PageDown: () => this.glide(Math.floor(this.depth + 1.01)),
-      Home: () => this.glide(0),
-      End: () => this.glide(this.last),
-      ArrowLeft: () => this.pan(-0.1, 0),
-      ArrowRight: () => this.pan(0.1, 0),
-      ArrowUp: () => this.pan(0, -0.1),
-      ArrowDown: () => this.pan(0, 0.1),
-      " ": () => this.togglePlay(),
-      b: () => this.holdPlain(this.current.layers.some((layer) => layer.plain)),
-      c: () => !element("compare", HTMLButtonElement).hidden && this.compare(!this.comparing),
-      o: () => this.outline(),
-    };
-    const act = /^[0-9]$/.test(event.key) ? () => this.glide(Number(event.key)) : keys[event.key];
-    if (!act) return;
-    event.preventDefault();
-    act();
   }
 }
 

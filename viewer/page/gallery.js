@@ -6,7 +6,7 @@
  * @property {string} id
  * @property {string} label
  * @property {string} status pending, started, done or failed
- * @property {string | null} failure
+ * @property {string} failure empty where there is none
  * @property {number} group the same for spots of one picture
  * @property {number} factor of its deepest state; 0 where there is none
  * @property {string} made how that came about
@@ -55,12 +55,13 @@ class Gallery {
   /** @param {Folder} folder */
   constructor(folder) {
     this.folder = folder;
-    this.flight = new Flight(folder.law);
+    this.flight = new Flight(folder.law, (route) => this.name(route.id));
     this.cards = element("cards", HTMLElement);
     this.more = element("more", HTMLElement);
     this.search = element("search", HTMLInputElement);
     this.byId = new Map(folder.pictures.map((entry) => [entry.id, entry]));
     this.opened = "";
+    this.problem = element("problem", HTMLElement);
     const alone = folder.alone || new Set(folder.pictures.map((entry) => entry.group)).size === 1;
     element("back", HTMLElement).hidden = folder.alone;
     for (const id of ["previous", "next"]) element(id, HTMLElement).hidden = alone;
@@ -68,7 +69,7 @@ class Gallery {
     this.list("settings", folder.settings);
     const failed = folder.pictures.filter((entry) => entry.failure);
     this.list("failures", [
-      ...failed.map((entry) => /** @type {[string, string]} */ ([entry.label, entry.failure ?? ""])),
+      ...failed.map((entry) => /** @type {[string, string]} */ ([entry.label, entry.failure])),
       ...folder.unreadable,
     ]);
     this.fill();
@@ -145,7 +146,8 @@ class Gallery {
   go(by) {
     const ready = (this.shown ?? []).filter((entry) => entry.factor);
     const at = ready.findIndex((entry) => entry.id === this.opened);
-    const next = ready[(at + by + ready.length) % ready.length];
+    const from = at < 0 && by < 0 ? 0 : at; // one that the search does not list: the first, or the last
+    const next = ready[(from + by + ready.length) % ready.length];
     if (next) location.hash = next.id;
   }
 
@@ -155,6 +157,7 @@ class Gallery {
     const entry = this.byId.get(id);
     const flown = this.opened;
     this.opened = entry && entry.factor ? id : "";
+    this.problem.textContent = "";
     if (!entry || !this.opened) {
       this.flight.close();
       this.turn("gallery");
@@ -171,10 +174,20 @@ class Gallery {
       element("stage", HTMLElement).focus({ preventScroll: true });
       window.scrollTo(0, 0);
     } catch (error) {
+      if (this.opened !== id) return;
       this.opened = "";
+      this.flight.close();
       this.turn("gallery");
-      element("run-state", HTMLElement).textContent = `${entry.label}: ${/** @type {Error} */ (error).message}`;
+      history.replaceState(null, "", "#"); // so that the same card can be tried again
+      this.problem.textContent = `${entry.label}: ${/** @type {Error} */ (error).message}`;
     }
+  }
+
+  /** Give the address and the title to a spot that was flown into. @param {string} id */
+  name(id) {
+    this.opened = id;
+    history.replaceState(null, "", `#${id}`);
+    this.turn("flight");
   }
 
   /** @param {string} to gallery or flight */

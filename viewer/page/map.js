@@ -23,7 +23,7 @@ class SpotMap {
   /** @param {Route[]} routes */
   show(routes) {
     const { size } = routes[0];
-    this.box.style.aspectRatio = `${size[0]} / ${size[1]}`;
+    this.box.style.setProperty("--aspect", String(clamp(size[0] / size[1], 0.01, 100)));
     this.buttons.clear();
     /** @type {Map<string, HTMLElement>} */
     const pictures = new Map(); // spots near each other share one
@@ -50,6 +50,9 @@ class SpotMap {
     const [left, top, width, height] = route.layers[route.layers.length - 1].stop;
     lay(button, [left + width / 2, top + height / 2, 0, 0], route.size);
     button.style.width = button.style.height = "";
+    for (const side of /** @type {const} */ (["left", "top"])) {
+      button.style[side] = `clamp(0.8rem, ${button.style[side]}, calc(100% - 0.8rem))`; // whole, also in a corner
+    }
     button.addEventListener("click", () => this.chosen(route));
     return button;
   }

@@ -6,12 +6,12 @@
  * @typedef {[number, number, number, number]} Rectangle left, top, width, height, in the picture's pixels
  * @typedef {object} Layer one state
  * @property {string} src the state
- * @property {string | null} plain the same place, enlarged with BICUBIC from the picture's pixels; null: src is that
+ * @property {string} plain the same place, enlarged with BICUBIC from what the first network got; empty: src is that
  * @property {Rectangle} view what it shows
  * @property {Rectangle} stop where the camera is when it has reached the state
  * @property {number} factor against state 0
  * @property {string} made real, enlarged or invented
- * @property {string | null} prompt
+ * @property {string} prompt
  * @property {string} extractor
  * @property {string} note
  * @property {number} parts prompts of parts of the state, beside or instead of `prompt`
@@ -79,6 +79,16 @@ function stepsToGo(route, number, camera) {
   return Math.log(camera[2] / layer.stop[2]) / Math.log(ratio);
 }
 
+/**
+ * How a layer lies over those before it: its opacity, and how far its soft edges reach inwards, as a share of its sides.
+ * @param {Route} route @param {number} number @param {Rectangle} camera @param {Law} law @returns {[number, number]}
+ */
+function presence(route, number, camera, law) {
+  if (!number) return [1, 0];
+  const way = clamp(1 - stepsToGo(route, number, camera), 0, 1);
+  return [smooth(way / law.fade), law.feather * (1 - way ** 2)];
+}
+
 /** Pictures that are read when they are first wanted. */
 class Pictures {
   /** @param {() => void} changed called when a picture has come, or cannot be read */
@@ -143,31 +153,32 @@ class Scene {
    * @param {Rectangle} camera
    * @param {number} split share of the width from which on plain bicubic is shown; 1 for nowhere
    * @param {Rectangle | null} outline a part of the world to frame
+   * @param {Route} current the route that is flown: its states lie over those of other spots
    */
-  draw(camera, split, outline) {
+  draw(camera, split, outline, current) {
     const { context, canvas } = this;
     const wanted = /** @type {Set<string>} */ (new Set());
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, canvas.width, canvas.height);
     context.imageSmoothingEnabled = true;
     context.imageSmoothingQuality = "high";
-    if (split > 0) this.drawLayers(camera, false, wanted);
+    if (split > 0) this.drawLayers(camera, false, wanted, current);
     if (split < 1) {
       context.save();
       context.beginPath();
       context.rect(split * canvas.width, 0, canvas.width, canvas.height);
       context.clip();
-      this.drawLayers(camera, true, wanted);
+      this.drawLayers(camera, true, wanted, current);
       context.restore();
     }
     this.pictures.keep(wanted);
     if (outline) this.frame(this.place(outline, camera));
   }
 
-  /** @param {Rectangle} camera @param {boolean} plain @param {Set<string>} wanted */
-  drawLayers(camera, plain, wanted) {
+  /** @param {Rectangle} camera @param {boolean} plain @param {Set<string>} wanted @param {Route} current */
+  drawLayers(camera, plain, wanted, current) {
     const visible = [];
-    for (const route of this.routes) {
+    for (const route of [...this.routes.filter((one) => one !== current), current]) {
       for (let number = 0; number < route.layers.length; number++) {
         const layer = route.layers[number];
         const toGo = stepsToGo(route, number, camera);
@@ -177,17 +188,14 @@ class Scene {
         const src = (plain && layer.plain) || layer.src;
         wanted.add(src);
         const image = this.pictures.get(src); // asked for a little before it is seen
-        const way = number ? clamp(1 - toGo, 0, 1) : 1;
-        const opacity = number ? smooth(way / this.law.fade) : 1;
-        if (image && opacity > 0) {
-          visible.push({ image, place, opacity, feather: this.law.feather * (1 - way ** 2), number });
-        }
+        const [opacity, feather] = presence(route, number, camera, this.law);
+        if (image && opacity > 0) visible.push({ image, place, opacity, feather, number });
       }
     }
     visible.sort((a, b) => a.number - b.number);
     const covers = visible.map((one) => one.opacity === 1 && one.feather === 0 && this.fills(one.place));
     for (const one of visible.slice(Math.max(covers.lastIndexOf(true), 0))) {
-      if (one.opacity === 1 && (one.feather === 0 || one.number === 0)) {
+      if (one.opacity === 1 && one.feather === 0) {
         this.put(this.context, one.image, one.place);
       } else {
         this.layOver(one.image, one.place, one.opacity, one.feather);
