@@ -114,6 +114,9 @@ class Page:
             for step, image in plain_pictures(self.tree, picture, sr_input):
                 plain[step] = f"page/pictures/{name}-{step}.jpg"
                 self.tree.write(jpeg(image), self.tree.root / plain[step])
+            for layer in layers if not plain else ():  # the run that knew them may have kept states alone
+                if self.tree.page_part(f"pictures/{name}-{layer.step}.jpg").exists():
+                    plain[layer.step] = f"page/pictures/{name}-{layer.step}.jpg"
         except PictureError as error:
             log.warning("%s: left out of the page: %s", picture.label, error)
             self.left_out.append(picture.label)
@@ -134,17 +137,21 @@ class Page:
                 self._write_index()
 
     def _write_index(self) -> None:
+        """Write it picture by picture: the text of 100,000 need not be in memory."""
         run, pictures = self.run, self.run.pictures.values()
         folder = script_text(folder_of(run.status, run.settings, pictures, run.unreadable)).removesuffix("}")
-        # one after the other: as one text of thousands they would need far more memory
-        entries = ", ".join(map(script_text, entries_of(pictures, self._shown)))
         page = _fill_in(
             policy=POLICY,
             styles=f'<link rel="stylesheet" href="page/{STYLES}">',
-            data=_data_element("folder", f'{folder}, "pictures": [{entries}]}}'),
+            data=_data_element("folder", f'{folder}, "pictures": [\0]}}'),
             scripts="\n".join(f'<script src="page/{name}"></script>' for name in SCRIPTS),
         )
-        self.tree.write(page.encode(), self.tree.index)
+        before, _, after = page.partition("\0")  # which JSON does not hold
+        with self.tree.writing(self.tree.index) as file, file.open("wb") as stream:
+            stream.write(before.encode())
+            for number, entry in enumerate(entries_of(pictures, self._shown)):
+                stream.write(f"{', ' if number else ''}{script_text(entry)}".encode())
+            stream.write(after.encode())
 
     def _description(self, picture: PictureRecord) -> Path:
         return self.tree.page_part(f"pictures/{page_id(picture.name)}.js")

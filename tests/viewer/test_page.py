@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,11 +54,13 @@ def test_the_page_is_there_from_the_start_and_comes_up_to_date(photos, tmp_path,
     monkeypatch.setattr(Page, "save", look)
     monkeypatch.setattr("machine.pace.SHORTEST", 0)
     monkeypatch.setattr("machine.pace.SHARE", 0)
+    for number in range(20):
+        shutil.copy(photos / "scene.png", photos / f"{number}.png")
     command("inference_coz", "-i", photos, "-o", tmp_path / "out", *BICUBIC)
     done = [sum(entry["factor"] > 0 for entry in folder["pictures"]) for folder in seen]
     assert done[0] == 0
-    assert 1 in done
-    assert done[-1] == 2
+    assert set(done) - {0, 22}
+    assert done[-1] == 22
     assert "killed" in seen[0]["state"]
     assert "killed" not in seen[-1]["state"]
 
