@@ -21,6 +21,7 @@ from command.console import ALL_DONE, SOME_FAILED, say
 from command.parts import Parts
 from errors import FileRefused
 from machine.overlap import THREADS, Overlap
+from machine.terminal import TERMINAL
 from results.joining import SharedFolder, remove_shards
 from results.output_tree import OutputTree
 from results.pictures import Failure
@@ -131,9 +132,9 @@ def zoom_all(
     how = "stopped"
     try:
         with overlap, closing(chain.run(records, _group(options, settings))) as come_on:
-            made = _follow(come_on, settings.rec_num, report, page, len(records), options.quiet)
+            ended = _follow(come_on, settings.rec_num, report, page, len(records), options.quiet)
         for record in records:  # the folder may have been emptied under the run
-            if record.status == "done" and record.name in made and not chain.keeping.finished(record):
+            if record.status == "done" and ended[record.name] and not chain.keeping.finished(record):
                 record.status, record.failure = "failed", "its results are gone; run the same command again"
         failed = [(record.label, record.failure) for record in records if record.failed]
         failed += [(failure.label, failure.reason) for failure in unreadable]
@@ -171,15 +172,15 @@ def _follow(
     page: Page,
     pictures: int,
     quiet: bool,
-) -> set[str]:
+) -> dict[str, bool]:
     """Keep the progress bar, the report and the page up with the chain.
 
     Returns:
-        Names of the pictures that were made, and not done before.
+        Of every picture by name, whether something has come to it, or it was done before.
     """
     come: dict[str, int] = {}  # steps of each picture at work that the bar has counted
-    ended: set[str] = set()
-    made: set[str] = set()
+    ended: dict[str, bool] = {}
+    tqdm.set_lock(TERMINAL)  # a picture that is read ahead may have standard error turned away
     with (
         tqdm(
             total=pictures * steps,
@@ -194,19 +195,19 @@ def _follow(
             if name in ended:
                 continue
             counted, now = come.pop(name, 0), picture.steps_done
+            has_come_on = step > 0 or picture.status != "done"
             if picture.status in ("done", "failed"):
-                ended.add(name)
+                ended[name] = has_come_on
                 now = steps
                 bar.set_description(f"{len(ended)} of {pictures} pictures", refresh=False)
             else:
                 come[name] = now
             bar.set_postfix_str(name, refresh=False)
             bar.update(now - counted)
-            if picture.status != "done" or step:  # else nothing has come to it
-                made.add(name)
+            if has_come_on:
                 _written(partial(report.note, picture))
             _written(lambda: page.save(now=False))
-    return made
+    return ended
 
 
 def _written(write: Callable[[], None]) -> bool:

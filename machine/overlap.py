@@ -5,9 +5,9 @@ Threads, as encoding, decoding and files leave Python's lock to others. Everythi
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
+from threading import Condition, Thread
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -33,13 +33,15 @@ class Overlap:
     def __init__(self, threads: int = 0, most: int = MOST_WAITING) -> None:
         self.threads, self.most = threads, most
         self._lanes: list[SimpleQueue[tuple[int, Job] | None]] = []
-        self._running: list[threading.Thread] = []
+        self._running: list[Thread] = []
         self._room = _Room(most)
         self._error: BaseException | None = None
 
     def __enter__(self) -> Self:
         self._lanes = [SimpleQueue() for _ in range(self.threads)]
-        self._running = [_started(self._work, lane) for lane in self._lanes]
+        self._running = [Thread(target=self._work, args=(lane,), daemon=True) for lane in self._lanes]
+        for thread in self._running:
+            thread.start()
         return self
 
     def __exit__(
@@ -50,12 +52,11 @@ class Overlap:
         Raises:
             Exception: what a job raised, where the body did not raise.
         """
-        for lane in self._lanes:
-            lane.put(None)
         with held():
+            for lane in self._lanes:
+                lane.put(None)
             for thread in self._running:
                 thread.join()
-        self._lanes = []
         if error is None:
             self._raise()
 
@@ -70,7 +71,7 @@ class Overlap:
         Raises:
             Exception: what an earlier job raised.
         """
-        if not self._lanes:
+        if not self.threads:
             job()
             return
         size = max(size, LEAST)
@@ -100,7 +101,7 @@ class Overlap:
         Returns:
             A context; in it, what was made, in order, and then what `make` raised.
         """
-        if not self._lanes:
+        if not self.threads:
             return contextlib.nullcontext(map(make, items))
         return _ahead(make, items, size, _Room(self.most))
 
@@ -126,7 +127,7 @@ class _Room:
 
     def __init__(self, most: int) -> None:
         self.most, self._taken, self._closed = most, 0, False
-        self._changed = threading.Condition()
+        self._changed = Condition()
 
     # a signal that raises between two locks would leave one of them locked
 
@@ -179,16 +180,13 @@ def _ahead(
             room.give_back(one[0])
             yield one[1]
 
-    thread = _started(run)
+    thread = Thread(target=run, daemon=True)
     try:
+        with held():
+            thread.start()
         yield take()
     finally:
         room.close()
         with held():
-            thread.join()
-
-
-def _started(work: Callable[..., None], *arguments: object) -> threading.Thread:
-    thread = threading.Thread(target=work, args=arguments, daemon=True)
-    thread.start()
-    return thread
+            if thread.ident is not None:  # a signal may have come first
+                thread.join()

@@ -134,6 +134,9 @@ class Page:
         for step, image in plain_pictures(self.tree, picture, sr_input):
             plain[step] = f"page/pictures/{name}-{step}.jpg"
             self.tree.write(jpeg(image), self.tree.root / plain[step])
+        for layer in layers_of(picture) if not plain else ():  # a run that kept states alone knew them
+            if self.tree.page_part(f"pictures/{name}-{layer.step}.jpg").exists():
+                plain[layer.step] = f"page/pictures/{name}-{layer.step}.jpg"
         files = [
             self.tree.state(picture.name, layer.step).relative_to(self.tree.root)
             for layer in layers_of(picture)
@@ -152,20 +155,24 @@ class Page:
                 self._write_index()
 
     def _write_index(self) -> None:
+        """Write it picture by picture: the text of 100,000 need not be in memory."""
         run, pictures = self.run, list(self.run.pictures.values())
         shown = self._shown
         if self.tree.shard is not None:
             shown = shown | {one.name for one in pictures if self._description(one).is_file()}
         folder = script_text(folder_of(run.status, run.settings, pictures, run.unreadable)).removesuffix("}")
-        # one after the other: as one text of thousands they would need far more memory
-        entries = ", ".join(map(script_text, entries_of(pictures, shown)))
         page = _fill_in(
             policy=POLICY,
             styles=f'<link rel="stylesheet" href="page/{STYLES}">',
-            data=_data_element("folder", f'{folder}, "pictures": [{entries}]}}'),
+            data=_data_element("folder", f'{folder}, "pictures": [\0]}}'),
             scripts="\n".join(f'<script src="page/{name}"></script>' for name in SCRIPTS),
         )
-        self.tree.write(page.encode(), self.tree.index)
+        before, _, after = page.partition("\0")  # which JSON does not hold
+        with self.tree.writing(self.tree.index) as file, file.open("wb") as stream:
+            stream.write(before.encode())
+            for number, entry in enumerate(entries_of(pictures, shown)):
+                stream.write(f"{', ' if number else ''}{script_text(entry)}".encode())
+            stream.write(after.encode())
 
     def _description(self, picture: PictureRecord) -> Path:
         return self.tree.page_part(f"pictures/{page_id(picture.name)}.js")

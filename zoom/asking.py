@@ -11,7 +11,7 @@ from errors import PictureError
 from machine.stage_times import StageTimes
 from results.output_tree import OutputTree
 from results.prompts_file import FixedPrompts
-from results.run_report import PictureRecord, StepRecord, TilePrompt
+from results.run_report import PictureRecord, StepRecord, TilePrompt, figure
 from zoom.in_hand import InHand
 from zoom.isolate import fail, failing_alone, isolating_failures
 from zoom.protocols import Box, Prompt, PromptExtractor, StepInput, join_prompt
@@ -172,4 +172,4 @@ class Asker:
 def share_seconds(pictures: Sequence[AtStep], stage: str, seconds: float) -> None:
     """Note in every picture's step its share of the seconds that one of the `STAGES` took for all."""
     for one in pictures:
-        setattr(one.record, f"{stage}_seconds", round(seconds / len(pictures), 3))
+        setattr(one.record, f"{stage}_seconds", figure(seconds / len(pictures), 3))

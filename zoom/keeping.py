@@ -17,7 +17,7 @@ from machine.overlap import Overlap
 from machine.stage_times import StageTimes
 from results.output_tree import OutputTree
 from results.png import read_state
-from results.run_report import PictureRecord
+from results.run_report import PictureRecord, figure
 from zoom.in_hand import InHand, bytes_of
 from zoom.isolate import failing_alone
 from zoom.measure import consistency, texture
@@ -162,7 +162,7 @@ class Keeping:
             place = self.tree.sr_input(picture.name, step, self.settings.from_first_state)
             self.tree.write_image(sr_input, place)
         self._write_state(picture.name, step, state)
-        record.save_seconds = round(time.perf_counter() - start, 3)
+        record.save_seconds = figure(time.perf_counter() - start, 3)
         record.done = True
         self.come_on.append((picture, step))
 

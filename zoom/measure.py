@@ -5,6 +5,8 @@ from operator import mul
 
 from PIL import Image, ImageChops, ImageFilter
 
+from results.run_report import figure
+
 MOST_DECIBELS = 100.0  # of two pictures that are equal
 LEVELS = tuple(range(256))
 SQUARES = tuple(level**2 for level in LEVELS)
@@ -26,7 +28,7 @@ def consistency(state: Image.Image, crop: Image.Image) -> float:
     mean_square = sum(map(mul, levels, 3 * SQUARES)) / (3 * crop.width * crop.height)
     if mean_square == 0:
         return MOST_DECIBELS
-    return round(min(10 * math.log10(255**2 / mean_square), MOST_DECIBELS), 2)
+    return figure(min(10 * math.log10(255**2 / mean_square), MOST_DECIBELS), 2)
 
 
 def texture(state: Image.Image) -> float:
@@ -44,4 +46,4 @@ def texture(state: Image.Image) -> float:
     levels = fine.histogram()
     pixels, total = state.width * state.height, sum(map(mul, levels, LEVELS))
     squares = sum(map(mul, levels, SQUARES))
-    return round(math.sqrt(pixels * squares - total**2) / pixels, 2)  # whole numbers up to here
+    return figure(math.sqrt(pixels * squares - total**2) / pixels, 2)  # whole numbers up to here
