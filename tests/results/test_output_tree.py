@@ -1,12 +1,13 @@
 """Names that keep apart and hold on every system, and writes that are never half done."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from errors import InputError, OutputError
+from errors import FileRefused, InputError, OutputError
 from results.output_tree import FILMS, OutputTree, assign_names, safe_name
 from results.pictures import Source
 from results.png import read_state
@@ -113,6 +114,80 @@ def test_a_write_that_fails_keeps_the_file_that_was_there(tmp_path, monkeypatch)
     with pytest.raises(OutputError):
         tree.write(b"new", file)
     assert file.read_bytes() == b"old"
+
+
+def test_files_of_one_content_are_one_file_on_the_disk_and_the_last_comes_last(tmp_path, monkeypatch):
+    tree, come = OutputTree(tmp_path), []
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, place: (come.append(place), replace(self, place)))
+    files = [tree.per_scale("a", 1), tree.strip("a"), tree.state("a", 1)]
+    tree.write(b"state", *files)
+    assert come == files
+    assert len({file.stat().st_ino for file in files}) == 1
+    assert len(list(tmp_path.rglob("*.*"))) == 3, "no other name is left"
+
+
+def test_a_write_changes_one_name_and_not_what_others_stand_for(tmp_path):
+    tree = OutputTree(tmp_path)
+    state, copy = tree.state("a", 1), tree.per_scale("a", 1)
+    tree.write(b"old", copy, state)
+    tree.write(b"new", state)
+    assert (state.read_bytes(), copy.read_bytes()) == (b"new", b"old")
+    tree.write(b"newer", copy, state)
+    assert (state.read_bytes(), copy.read_bytes()) == (b"newer", b"newer")
+
+
+def test_a_result_is_not_written_through_a_link_that_stands_in_its_place(tmp_path):
+    tree, mine = OutputTree(tmp_path / "out"), tmp_path / "mine.png"
+    mine.write_bytes(b"mine")
+    state, copy = tree.state("a", 1), tree.per_scale("a", 1)
+    for file in (state, copy):
+        file.parent.mkdir(parents=True)
+    state.symlink_to(mine)
+    copy.hardlink_to(mine)
+    tree.write(b"state", copy, state)
+    assert (state.read_bytes(), copy.read_bytes(), mine.read_bytes()) == (b"state", b"state", b"mine")
+
+
+def test_where_links_are_refused_files_are_copied(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    tree = OutputTree(tmp_path)
+    state, copy = tree.state("a", 1), tree.per_scale("a", 1)
+    tree.write(b"state", copy, state)
+    assert (state.read_bytes(), copy.read_bytes()) == (b"state", b"state")
+    assert not state.samefile(copy)
+
+
+def test_a_copy_that_cannot_be_written_leaves_no_state_that_counts_as_complete(tmp_path, monkeypatch):
+    tree = OutputTree(tmp_path)
+    state, copy = tree.state("a", 1), tree.per_scale("a", 1)
+    copy.parent.parent.mkdir()
+    copy.parent.write_bytes(b"in its way")
+    with pytest.raises(FileRefused):
+        tree.write(b"state", copy, state)
+    assert not state.exists()
+
+
+def test_new_files_may_be_read_by_whom_the_system_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        OutputTree(tmp_path).write(b"x", tmp_path / "file.png")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file.png").stat().st_mode & 0o777 == 0o640
+
+
+def test_only_after_a_killed_run_there_is_something_to_sweep_up(tmp_path):
+    with OutputTree(tmp_path).lock() as entered:
+        assert not entered.was_killed
+    (tmp_path / ".lock").touch()
+    with OutputTree(tmp_path).lock() as entered:
+        assert entered.was_killed
+    with OutputTree(tmp_path).lock() as entered:
+        assert not entered.was_killed
 
 
 def test_what_a_killed_run_was_writing_is_swept_up(tmp_path):
