@@ -10,11 +10,12 @@ import contextlib
 import os
 import signal
 import sys
-import threading
+from _thread import get_ident  # threading takes a while to import, and a signal may come meanwhile
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+MAIN_THREAD = get_ident()  # who imports this first
 
 
 class Interrupted(KeyboardInterrupt):
@@ -83,7 +84,7 @@ def held() -> Iterator[None]:
 
     Only the main thread is where a signal raises; others are never cut in two.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if get_ident() != MAIN_THREAD:
         yield
         return
     _State.holding += 1

@@ -33,6 +33,8 @@ def _no_apple_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
 PARITY = DATA / "parity"
+# the embedded network on crops of 16 pixels: real weights, a fraction of a second
+SMALL = ("--process_size", 64, "--rec_num", 2)
 
 
 @pytest.fixture
@@ -91,3 +93,21 @@ def run_script(script: str, *args: object, timeout: float = 120, **kwargs) -> Fi
         capture_output=True, text=True, timeout=timeout, check=False, **kwargs,
     )  # fmt: skip
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def pixels(folder: Path) -> dict[str, bytes]:
+    """Collect every picture and prompt of a results folder, by place."""
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes()
+        for file in sorted(folder.rglob("*.*"))
+        if file.suffix in (".png", ".txt")
+    }
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory) -> dict[str, bytes]:
+    """What a run of the embedded backbone over both pictures writes."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    done = run_script("inference_coz", "-i", PARITY / "input", "-o", out, *SMALL)
+    assert done.code == 0, done.err
+    return pixels(out)

@@ -1,7 +1,5 @@
 """What is read ahead and written behind, what is kept, and what a killed run leaves, as a user sees it."""
 
-# ruff: noqa: F811 (the fixture is another file's)
-
 import errno
 import json
 import shutil
@@ -13,9 +11,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SMALL, pixels
 from PIL import Image
-from test_inference_coz import SCENE, TURNED, killed, pixels, report, undisturbed  # noqa: F401 (a fixture)
+from test_inference_coz import SCENE, TURNED, killed, report
 
 from machine.overlap import LEAST, Overlap
 from results.load_report import load_report
@@ -25,7 +23,6 @@ from zoom.keeping import Keeping
 from zoom.state_files import StateFiles
 
 RESIZE = ("--process_size", 64, "--rec_num", 2, "--rec_type", "bicubic")
-SMALL = ("--process_size", 64, "--rec_num", 2)
 
 
 @pytest.fixture
@@ -47,7 +44,17 @@ def test_a_state_and_its_copy_and_both_strips_are_one_file_each(command, tmp_pat
     tree = OutputTree(tmp_path)
     for step in range(3):
         assert tree.state("scene", step).samefile(tree.per_scale("scene", step))
-    assert tree.strip("scene").samefile(tree.collected_strip("scene"))  # noqa: B005
+    beside, collected = tmp_path / "per-sample" / "scene" / "scene.png", tree.collected_strip("scene")
+    assert beside.samefile(collected)
+
+
+def test_the_copy_is_there_before_the_state_that_says_it_is(command, tmp_path, monkeypatch):
+    come, replace = [], Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, place: (come.append(place), replace(self, place)))
+    assert command("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE).code == 0
+    tree = OutputTree(tmp_path)
+    for step in range(3):
+        assert come.index(tree.per_scale("scene", step)) < come.index(tree.state("scene", step))
 
 
 def test_where_links_are_refused_a_run_writes_the_same_files(command, tmp_path, monkeypatch):
@@ -123,10 +130,7 @@ def test_states_alone_are_finished_for_the_next_run(command, tmp_path, monkeypat
 
 
 def test_all_after_states_alone_adds_what_repeats_and_makes_nothing_again(
-    command,
-    tmp_path,
-    undisturbed,
-    monkeypatch,
+    command, tmp_path, undisturbed, monkeypatch
 ):
     run = ("inference_coz", "-i", SCENE.parent, "-o", tmp_path, *SMALL)
     assert command(*run, "--save", "states").code == 0

@@ -132,6 +132,7 @@ def test_an_output_folder_emptied_under_the_run_is_noticed(command, tmp_path, ph
             shutil.rmtree(out / "per-sample" / "scene")
             shutil.rmtree(out / "per-scale")
 
+    monkeypatch.setattr("command.zooming.THREADS", 1)  # scene's files are all there when turned's come
     monkeypatch.setattr(OutputTree, "write_image", emptying)
     done = command("inference_coz", "-i", photos, "-o", out, *RESIZE)
     assert done.code == 1

@@ -11,38 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PARITY, ROOT, run_script
+from conftest import PARITY, ROOT, SMALL, pixels, run_script
 from PIL import Image
 
 from zoom.asking import noise_seed
 from zoom.strip import BAR
 
 SCENE, TURNED = (PARITY / "input" / f"{name}.png" for name in ("scene", "turned"))
-# the embedded network on crops of 16 pixels: real weights, a fraction of a second
-SMALL = ("--process_size", 64, "--rec_num", 2)
 RESIZE = ("--process_size", 64, "--rec_num", 2, "--rec_type", "bicubic")
-
-
-def pixels(folder: Path) -> dict[str, bytes]:
-    """Collect every picture and prompt of a results folder, by place."""
-    return {
-        file.relative_to(folder).as_posix(): file.read_bytes()
-        for file in sorted(folder.rglob("*.*"))
-        if file.suffix in (".png", ".txt")
-    }
 
 
 def report(folder: Path) -> dict:
     return json.loads((folder / "run.json").read_bytes())
-
-
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory) -> dict[str, bytes]:
-    """What a run of the embedded backbone over both pictures writes."""
-    out = tmp_path_factory.mktemp("undisturbed") / "out"
-    done = run_script("inference_coz", "-i", SCENE.parent, "-o", out, *SMALL)
-    assert done.code == 0, done.err
-    return pixels(out)
 
 
 # the outside

@@ -69,22 +69,33 @@ def fail():
 
 
 def test_what_a_job_raises_is_raised_where_the_next_one_comes_from_and_no_other_is_done():
-    done = []
-    overlap = Overlap(1)
-    with pytest.raises(OSError, match="full"), overlap:  # noqa: PT012
-        overlap.later("a", 0, fail)
-        time.sleep(0.1)
-        overlap.later("a", 0, lambda: done.append(1))
-        done.append("reached")
+    done, go_on = [], threading.Event()
+
+    def run():
+        with Overlap(1) as overlap:
+            overlap.later("a", 0, lambda: go_on.wait(10))
+            overlap.later("a", 0, fail)
+            overlap.later("a", 0, lambda: done.append("waited meanwhile"))
+            go_on.set()
+            time.sleep(0.1)
+            overlap.later("a", 0, lambda: done.append("came later"))
+            done.append("went on")
+
+    with pytest.raises(OSError, match="full"):
+        run()
     assert done == []
 
 
-def test_what_the_last_job_raises_is_raised_at_the_end():
-    with pytest.raises(OSError, match="full"), Overlap(1) as overlap:
-        overlap.later("a", 0, fail)
-    with pytest.raises(OSError, match="full"), Overlap(1) as overlap:  # noqa: PT012
-        overlap.later("a", 0, fail)
-        overlap.wait()
+@pytest.mark.parametrize("waits", [True, False])
+def test_what_the_last_job_raises_is_raised_at_the_end(waits):
+    def run():
+        with Overlap(1) as overlap:
+            overlap.later("a", 0, fail)
+            if waits:
+                overlap.wait()
+
+    with pytest.raises(OSError, match="full"):
+        run()
 
 
 def test_what_was_begun_is_done_also_where_the_body_raises():

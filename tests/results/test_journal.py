@@ -6,7 +6,7 @@ import os
 import pytest
 from conftest import PARITY
 
-from errors import InputError
+from errors import FileRefused, InputError
 from machine.stage_times import StageTimes
 from results import run_report
 from results.load_report import load_report
@@ -130,10 +130,8 @@ def test_a_journal_that_grows_too_large_is_taken_into_the_report(report, monkeyp
     monkeypatch.setattr(run_report, "LARGEST_JOURNAL", 10)
     report.pictures["b"].status = "started"
     report.note(report.pictures["b"])
-    assert [entry["status"] for entry in json.loads(report.file.read_bytes())["pictures"]] == [
-        "done",
-        "started",
-    ]
+    entries = json.loads(report.file.read_bytes())["pictures"]
+    assert [entry["status"] for entry in entries] == ["done", "started"]
     assert len(journal(report).read_bytes().splitlines()) == 1
 
 
@@ -142,10 +140,10 @@ def test_a_report_that_could_not_be_written_is_tried_again_and_no_line_is_added_
 ):
     before = journal(report).read_bytes()
     with monkeypatch.context() as refused:
-        refused.setattr(RunReport, "_write_all", lambda _: (_ for _ in ()).throw(OSError))
-        with pytest.raises(OSError):  # noqa: PT011
+        refused.setattr(RunReport, "_write_all", lambda _: (_ for _ in ()).throw(FileRefused("open")))
+        with pytest.raises(FileRefused):
             report.save()
-        with pytest.raises(OSError):  # noqa: PT011
+        with pytest.raises(FileRefused):
             report.note(report.pictures["a"])
     assert journal(report).read_bytes() == before
     report.note(report.pictures["a"])
