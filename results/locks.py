@@ -21,6 +21,7 @@ from results.shards import Shard
 log = logging.getLogger(__name__)
 
 LOCK, DOOR = ".lock", ".lock-door"
+Sweep = Callable[[Shard | None], None]
 
 
 class Entered:
@@ -40,18 +41,21 @@ class Entered:
 
 
 @contextlib.contextmanager
-def locked(root: Path, shard: Shard | None, last: Callable[[], None] | None = None) -> Iterator[Entered]:
+def locked(
+    root: Path, shard: Shard | None, sweep: Sweep, last: Callable[[], None] | None = None
+) -> Iterator[Entered]:
     """Keep every other run out of a folder, but for the other shards of this one.
 
     Args:
         root: the folder.
         shard: None for a run that is none.
+        sweep: called with the lock of another run or shard that was killed, held, before it is taken away.
         last: called where a shard ends well and no other is at work; nobody starts meanwhile.
 
     Raises:
         InputError: another run is writing here.
     """
-    file = root / (LOCK if shard is None else f"{LOCK}-{shard.tag}")
+    file = _lock_of(root, shard)
     door, lock = filelock.FileLock(root / DOOR), filelock.FileLock(file, blocking=False)
     try:
         _acquire(door)
@@ -64,11 +68,11 @@ def locked(root: Path, shard: Shard | None, last: Callable[[], None] | None = No
         except filelock.Timeout as error:
             what = "another run" if shard is None else f"shard {shard.number} of {shard.count} already"
             raise InputError(f"{root}: {what} is writing here") from error
-        yield Entered(door, was_killed, alone=_refuse_others(root, shard))
+        yield Entered(door, was_killed, alone=_refuse_others(root, shard, sweep))
         if not door.is_locked:
             _acquire(door)
         _release(lock)
-        if last is not None and not _at_work(root, shard):
+        if last is not None and not _at_work(root, shard, sweep):
             last()
     finally:
         _release(lock)
@@ -101,25 +105,25 @@ def _release(lock: filelock.BaseFileLock, keep: bool = False) -> None:
         lock.release()
 
 
-def _refuse_others(root: Path, shard: Shard | None) -> bool:
+def _refuse_others(root: Path, shard: Shard | None, sweep: Sweep) -> bool:
     """Look into the locks that must be free; tell whether all are.
 
     Raises:
         InputError: one that must be free is not.
     """
-    if shard is not None and not _is_free(root / LOCK):
+    if shard is not None and not _is_free(root, None, sweep):
         raise InputError(f"{root}: another run is writing here")
-    others = _at_work(root, shard)
+    others = _at_work(root, shard, sweep)
     for other in others:
         if shard is None or other.count != shard.count:
             raise InputError(f"{root}: shard {other.number} of {other.count} is writing here")
     return not others
 
 
-def _at_work(root: Path, but: Shard | None) -> list[Shard]:
+def _at_work(root: Path, but: Shard | None, sweep: Sweep) -> list[Shard]:
     """Return the shards that are at work in a folder, `but` one."""
     shards = [shard for shard in _shards_with_locks(root) if shard != but]
-    return [shard for shard in shards if not _is_free(root / f"{LOCK}-{shard.tag}")]
+    return [shard for shard in shards if not _is_free(root, shard, sweep)]
 
 
 def _shards_with_locks(root: Path) -> list[Shard]:
@@ -127,8 +131,9 @@ def _shards_with_locks(root: Path) -> list[Shard]:
     return [shard for shard in map(Shard.tagged, tags) if shard is not None]
 
 
-def _is_free(file: Path) -> bool:
+def _is_free(root: Path, shard: Shard | None, sweep: Sweep) -> bool:
     """Tell whether nobody holds a lock, by taking it for a moment; what a killed run left is taken away."""
+    file = _lock_of(root, shard)
     if not file.exists():
         return True
     lock = filelock.FileLock(file, blocking=False)
@@ -136,5 +141,12 @@ def _is_free(file: Path) -> bool:
         _acquire(lock)
     except filelock.Timeout:
         return False
-    _release(lock)
+    try:
+        sweep(shard)  # who comes next finds no lock, and would not know that there is something left
+    finally:
+        _release(lock)
     return True
+
+
+def _lock_of(root: Path, shard: Shard | None) -> Path:
+    return root / (LOCK if shard is None else f"{LOCK}-{shard.tag}")

@@ -231,21 +231,33 @@ class OutputTree(Folder):
         Raises:
             InputError: another run is writing here.
         """
-        with locked(self.root, self.shard, last) as entered:
+        with locked(self.root, self.shard, self._sweep_after, last) as entered:
             yield entered
 
     def sweep(self) -> None:
         """Remove the temporary files of a killed run. Only under `lock`: another run's are in use.
 
-        A shard removes those of its own number alone.
+        A shard removes those of its own number alone, and those of no shard: run.json is written behind the
+        door, where nobody else is.
         """
-        pattern = temporary_name(f"{self.tag}*")
-        ours = [self.root / folder for folder in OURS]
-        inside = (file for folder in ours if not folder.is_symlink() for file in folder.rglob(pattern))
-        for file in (*self.root.glob(pattern), *inside):
-            if file.is_file() or file.is_symlink():
-                file.unlink(missing_ok=True)
-                log.info("%s: swept up, an earlier run was killed while writing it", file)
+        if self.shard is None:
+            self._sweep([temporary_name("*")])
+        else:
+            self._sweep_after(self.shard)
+
+    def _sweep_after(self, killed: Shard | None) -> None:
+        """The same after another shard, or a run that was none."""
+        of_none = temporary_name("[0-9a-f]" * 16)
+        self._sweep([of_none] if killed is None else [of_none, temporary_name(f"{killed.tag}-*")])
+
+    def _sweep(self, patterns: Sequence[str]) -> None:
+        ours = [folder for folder in (self.root / name for name in OURS) if not folder.is_symlink()]
+        for pattern in patterns:
+            inside = (file for folder in ours for file in folder.rglob(pattern))
+            for file in (*self.root.glob(pattern), *inside):
+                if file.is_file() or file.is_symlink():
+                    file.unlink(missing_ok=True)
+                    log.info("%s: swept up, an earlier run was killed while writing it", file)
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove everything that earlier runs wrote about these pictures, and nothing else.

@@ -126,6 +126,21 @@ def test_workers_that_are_killed_lose_nothing(pictures, one, tmp_path):
     assert tree_of(out) == tree_of(one)
 
 
+@pytest.mark.parametrize("killed", ["0-of-4", "1-of-2", None])
+def test_what_another_shard_or_run_left_half_written_is_swept_up_with_its_lock(tmp_path, killed):
+    out = tmp_path / "out"
+    tag = "" if killed is None else f"{killed}-"
+    (out / "page" / "pictures").mkdir(parents=True)
+    left = out / "page" / "pictures" / f".writing-{tag}0123456789abcdef.part"
+    in_use = out / "page" / "pictures" / ".writing-0-of-3-0123456789abcdef.part"
+    for file in (left, in_use, out / (".lock" if killed is None else f".lock-{killed}")):
+        file.touch()
+    with OutputTree(out, Shard(0, 2)).lock() as entered:
+        entered.begun()
+        assert not left.exists()
+        assert in_use.exists()
+
+
 def test_another_number_of_shards_side_by_side_is_joined_to_the_newest(pictures, one, tmp_path, command):
     out = tmp_path / "out"
     killed = [start(pictures, out, "--shard", f"{number}/4") for number in range(4)]
