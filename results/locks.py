@@ -142,7 +142,8 @@ def _is_free(root: Path, shard: Shard | None, sweep: Sweep) -> bool:
     except filelock.Timeout:
         return False
     try:
-        sweep(shard)  # who comes next finds no lock, and would not know that there is something left
+        if lock.is_locked:  # where nothing can be locked, the shard may be at work
+            sweep(shard)  # who comes next finds no lock, and would not know that there is something left
     finally:
         _release(lock)
     return True
