@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from errors import InputError
 from machine.interrupts import Interrupted
+from machine.terminal import silenced
 
 CONNECT_SECONDS = 5
 # Where Ray notes the cluster that this machine is in, which may have died since
@@ -82,7 +82,8 @@ def _start(address: str, quiet: bool) -> None:
     import ray
 
     ray._private.worker._worker_logs_enabled = not quiet  # no other way stops its lines on actors that die
-    with _silenced() if quiet else contextlib.nullcontext():
+    # C++ says on standard error that its log level was set, to begin with
+    with silenced() if quiet else contextlib.nullcontext():
         try:
             ray.init(
                 address=address,
@@ -91,20 +92,6 @@ def _start(address: str, quiet: bool) -> None:
             )
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             raise InputError(f"--ray: {first_line(error)} (docs/ray.md)") from None
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """Keep what C++ writes to standard error to itself: that its log level was set, to begin with."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 @dataclass(frozen=True)

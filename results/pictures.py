@@ -4,7 +4,6 @@ import hashlib
 import io
 import logging
 import os
-import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from errors import InputError, PictureError
-from machine.terminal import TERMINAL
+from machine.terminal import TERMINAL, silenced
 from results.limits import MAX_PIXELS
 
 log = logging.getLogger(__name__)
@@ -242,16 +241,8 @@ def _quiet_libtiff(content: bytes) -> Iterator[None]:
     if content[:2] not in (b"II", b"MM"):
         yield
         return
-    with TERMINAL:
-        sys.stderr.flush()
-        terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        try:
-            os.dup2(nowhere, 2)
-            yield
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
-            os.close(nowhere)
+    with TERMINAL, silenced():
+        yield
 
 
 def _identified(stream: BinaryIO) -> Image.Image:
