@@ -7,7 +7,6 @@ if __name__ == "__main__":
     interrupts.listen(f"inference_coz.py: {INTERRUPTED}")
 
 import logging
-import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -30,15 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code, see ``--help``.
     """
-    given = sys.argv[1:] if arguments is None else arguments
-    return run_command("inference_coz.py", lambda: run(parse(given)), INTERRUPTED)
+    return run_command("inference_coz.py", arguments, lambda given: run(parse(given)), INTERRUPTED)
 
 
 def run(options: "Namespace") -> int:
     """Check the files, build the parts, zoom the folder and report."""
     loud = (logging.WARNING, logging.INFO, logging.DEBUG)[min(options.verbose, 2)]
     set_up_logging(logging.ERROR if options.quiet else loud)
-    from command.films import film_settings, make_films
+    from command.films import make_films
     from command.parts import Parts, build_parts, check_files
     from command.ray_cluster import connected
     from command.sharding import exit_code_of_shard
@@ -82,7 +80,7 @@ def run(options: "Namespace") -> int:
     if options.find_detail:
         sources, unread = with_detail(options, tree, sources)
         unreadable += unread
-    share, failures = of_share(tree.shard, sources), failures_of_share(tree.shard, unreadable)
+    share, failures = of_share(tree, sources), failures_of_share(tree, unreadable)
     if options.dry_run:
         from command.plan import print_plan
 
@@ -97,10 +95,9 @@ def run(options: "Namespace") -> int:
     with connected(options), tree.lock(last) as entered:
         records = begin(tree, entered, report, sources, unreadable, options.overwrite)
         code = zoom_all(options, settings, report, parts, records, failures, fixed_prompts, chain_class)
-        film = film_settings(options)
-        if film is not None:
+        if options.film is not None:
             done = [record for record in records if record.status == "done"]
-            if make_films(tree, done, film, options.quiet, again=False):
+            if make_films(tree, done, options.film, options.quiet, again=False):
                 code = SOME_FAILED
         if options.share is not None and code == ALL_DONE:
             named = {record.name: record for record in records}

@@ -8,14 +8,13 @@ if __name__ == "__main__":
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from command.arguments import Help, underscored
 from command.console import ALL_DONE, SOME_FAILED, end_process, run_command, say, set_up_logging
 from command.films import add_film_options, film_settings, make_films
-from command.viewing import add_share_option, check_share, write_share
+from command.viewing import add_share_option, check_share, filled_folder, no_report, write_share
 from errors import InputError
 
 EPILOG = """
@@ -59,9 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code, see ``--help``.
     """
-    given = sys.argv[1:] if arguments is None else arguments
     return run_command(
-        "make_viewer.py", lambda: run(build_parser().parse_args(underscored(given))), INTERRUPTED
+        "make_viewer.py",
+        arguments,
+        lambda given: run(build_parser().parse_args(underscored(given))),
+        INTERRUPTED,
     )
 
 
@@ -72,25 +73,14 @@ def run(options: argparse.Namespace) -> int:
         raise InputError("--picture only goes with --share")
     check_share(options.share, options.folder)
     film = film_settings(options)
-    if not options.folder.is_dir():
-        raise InputError(f"{options.folder}: no such folder")
+    with filled_folder(options.folder) as tree:
+        from results.joining import known_report
+        from viewer.page import write_page
 
-    from results.joining import known_report
-    from results.output_tree import OutputTree
-    from viewer.page import Page
-
-    tree = OutputTree(options.folder)
-    tree.prepare()
-    with tree.lock() as entered:
         report = known_report(tree.root)
         if report is None:
-            raise InputError(f"{options.folder}: no run.json in there; give the --output_dir of a run")
-        entered.begun()
-        if entered.was_killed:
-            tree.sweep()
-        page = Page(tree, report)
-        page.begin(anew=True)
-        page.save()
+            raise no_report(tree.root)
+        left_out = write_page(tree, report, anew=True)
         if not options.quiet:
             say(f"Open {tree.index} in a browser and fly through {len(report.pictures)} pictures.")
         if options.share is not None:
@@ -98,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
         films_failed = film is not None and make_films(
             tree, list(report.pictures.values()), film, options.quiet, again=True
         )
-    return SOME_FAILED if page.left_out or films_failed else ALL_DONE
+    return SOME_FAILED if left_out or films_failed else ALL_DONE
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ if __name__ == "__main__":
 
 import argparse
 import logging
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from command.arguments import Help, underscored
 from command.console import ALL_DONE, SOME_FAILED, end_process, run_command, say, set_up_logging
-from errors import InputError
+from command.viewing import filled_folder, no_report
 
 EPILOG = """
 The last shard that ends does the same by itself, and so does the next run. This is for shards that were
@@ -48,33 +47,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code, see ``--help``.
     """
-    given = sys.argv[1:] if arguments is None else arguments
     return run_command(
-        "merge_runs.py", lambda: run(build_parser().parse_args(underscored(given))), INTERRUPTED
+        "merge_runs.py",
+        arguments,
+        lambda given: run(build_parser().parse_args(underscored(given))),
+        INTERRUPTED,
     )
 
 
 def run(options: argparse.Namespace) -> int:
     """Join the reports, and say how far the folder has come."""
-    if not options.folder.is_dir():
-        raise InputError(f"{options.folder}: no such folder")
     set_up_logging(logging.ERROR if options.quiet else logging.WARNING)
-    from command.zooming import about_machine, program_version
-    from results.joining import join
-    from results.output_tree import OutputTree
-    from viewer.page import Page
+    with filled_folder(options.folder) as tree:
+        from command.zooming import about_machine, program_version
+        from results.joining import join
+        from viewer.page import write_page
 
-    tree = OutputTree(options.folder)
-    tree.prepare()
-    with tree.lock() as entered:
-        if entered.was_killed:
-            tree.sweep()
         known = join(tree, program_version(), about_machine())
         if known is None:
-            raise InputError(f"{options.folder}: no run.json in there; give the --output_dir of a run")
-        page = Page(tree, known)
-        page.begin()
-        page.save()
+            raise no_report(tree.root)
+        left_out = write_page(tree, known)
     counts = Counter(record.status for record in known.pictures.values())
     if not options.quiet:
         others = ", ".join(
@@ -82,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
         )
         say(f"{counts['done']} of {len(known.pictures)} zooms done{'; ' + others if others else ''}")
         say(f"Open {tree.index} in a browser and fly through them.")
-    return ALL_DONE if known.status == "done" and not page.left_out else SOME_FAILED
+    return ALL_DONE if known.status == "done" and not left_out else SOME_FAILED
 
 
 if __name__ == "__main__":

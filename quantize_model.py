@@ -14,7 +14,6 @@ import argparse
 import errno
 import logging
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,9 +111,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    given = sys.argv[1:] if arguments is None else arguments
     return run_command(
-        "quantize_model.py", lambda: run(build_parser().parse_args(underscored(given))), INTERRUPTED
+        "quantize_model.py",
+        arguments,
+        lambda given: run(build_parser().parse_args(underscored(given))),
+        INTERRUPTED,
     )
 
 

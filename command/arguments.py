@@ -1,4 +1,4 @@
-"""How both commands read their arguments."""
+"""How the commands read their arguments."""
 
 import argparse
 from collections.abc import Callable, Sequence

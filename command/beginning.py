@@ -14,19 +14,19 @@ from results.pictures import Failure, Source
 from results.resume import Records, earlier_results, remove_all, take_up
 from results.run_report import PictureRecord, RunReport
 from results.shards import Shard
-from viewer.page import Page
+from viewer.page import write_page
 
 log = logging.getLogger(__name__)
 
 
-def of_share(shard: Shard | None, sources: Sequence[Source]) -> list[Source]:
+def of_share(tree: OutputTree, sources: Sequence[Source]) -> list[Source]:
     """Return the pictures that this process zooms into."""
-    return [source for source in sources if shard is None or shard.has(source.picture_label)]
+    return [source for source in sources if tree.takes(source.picture_label)]
 
 
-def failures_of_share(shard: Shard | None, failures: Sequence[Failure]) -> list[Failure]:
+def failures_of_share(tree: OutputTree, failures: Sequence[Failure]) -> list[Failure]:
     """Return the failures that this process names."""
-    return [failure for failure in failures if shard is None or shard.has(failure.label)]
+    return [failure for failure in failures if tree.takes(failure.label)]
 
 
 def begin(
@@ -131,7 +131,5 @@ def end_shards(tree: OutputTree, version: str, environment: dict[str, Any]) -> N
     """
     known = join(tree, version, environment)
     if known is not None:
-        page = Page(tree, known)
-        page.begin()
-        page.save()
+        write_page(tree, known)
         log.info("%s: the reports of all shards are joined", tree.root)

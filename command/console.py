@@ -1,9 +1,9 @@
-"""How both commands talk and end: messages of one line, logging, exit codes."""
+"""How the commands talk and end: messages of one line, logging, exit codes."""
 
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from errors import InputError, OutputError
 from machine import interrupts
@@ -12,12 +12,18 @@ from machine.terminal import TERMINAL
 ALL_DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
-def run_command(name: str, run: Callable[[], int], interrupted: str = "interrupted") -> int:
+def run_command(
+    name: str,
+    arguments: Sequence[str] | None,
+    run: Callable[[Sequence[str]], int],
+    interrupted: str = "interrupted",
+) -> int:
     """Run a command's work, and turn what the user can mend into one line.
 
     Args:
         name: of the script.
-        run: returns the exit code.
+        arguments: as after its name; those of the process where None.
+        run: takes them and returns the exit code.
         interrupted: what to say after Ctrl-C.
 
     Returns:
@@ -26,7 +32,7 @@ def run_command(name: str, run: Callable[[], int], interrupted: str = "interrupt
     """
     try:
         with interrupts.listening():
-            return run()
+            return run(sys.argv[1:] if arguments is None else arguments)
     except InputError as error:
         say(f"{name}: {error}", error=True)
         return BAD_INPUT

@@ -120,7 +120,7 @@ def check(options: argparse.Namespace) -> None:
         raise InputError("--label_strip: --save states keeps no strips; leave one of the two out")
     _must_be_file(options, "prompts_file")
     _must_be_file(options, "regions")
-    film_settings(options)
+    options.film = film_settings(options)
     check_share(options.share, options.output_dir)
     options.shard = shard_of(options.shard)
     options.gpus = gpus_of(options.gpus_per_process)

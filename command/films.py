@@ -1,4 +1,4 @@
-"""Films on request: their options, and one film a picture with a progress bar. Shared by both commands."""
+"""Films on request: their options, and one film a picture with a progress bar. For two commands."""
 
 import argparse
 import importlib.util
@@ -189,6 +189,7 @@ def _make(tree: "OutputTree", record: "PictureRecord", film: "Film", came: Calla
         OutputError: the disk is full.
     """
     from viewer.encoders import WRITERS
+    from zoom.isolate import unexpected
 
     settings = film.settings
     try:
@@ -200,7 +201,7 @@ def _make(tree: "OutputTree", record: "PictureRecord", film: "Film", came: Calla
         raise
     except Exception as error:  # one bad picture never stops a folder
         log.debug("%s", record.label, exc_info=True)
-        return f"failed unexpectedly: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        return str(unexpected(error))
     log.info("%s: film made", record.label)
     return ""
 

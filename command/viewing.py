@@ -1,7 +1,8 @@
-"""Showing a folder: the options for it, and the page of one picture as one file."""
+"""Showing a folder that runs have filled: hold it, the options for it, one picture's page as one file."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,33 @@ if TYPE_CHECKING:
     from results.run_report import PictureRecord
 
 
+@contextmanager
+def filled_folder(folder: Path) -> "Iterator[OutputTree]":
+    """Keep runs out of a folder, and sweep up after killed ones.
+
+    Raises:
+        InputError: it is none, cannot be written to, or a run is at work in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    from results.output_tree import OutputTree
+
+    tree = OutputTree(folder)
+    tree.prepare()
+    with tree.lock() as entered:
+        if entered.was_killed:
+            tree.sweep()
+        entered.begun()
+        yield tree
+
+
+def no_report(folder: Path) -> InputError:
+    """What to raise where no run has left a report."""
+    return InputError(f"{folder}: no run.json in there; give the --output_dir of a run")
+
+
 def add_share_option(group: argparse._ArgumentGroup) -> None:
-    """Add ``--share``, which both commands have."""
+    """Add ``--share``, which inference_coz.py and make_viewer.py have."""
     group.add_argument(
         "--share",
         type=Path,

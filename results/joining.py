@@ -2,7 +2,8 @@
 
 run.json names every picture of the folder. What a shard's report says of one is newer, and holds: shards of
 one N have no picture in common, and all reports are joined before shards of another N start, or a run that is
-no shard. One process at a time does that (`results.locks.joining`), and only while no shard is at work.
+no shard. One process at a time does that, behind the door of `results.locks`, and only while no shard is at
+work.
 """
 
 import contextlib

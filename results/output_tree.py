@@ -14,7 +14,8 @@ OUT/video/NAME.mp4, .webp, .gif          films
 OUT/run.json, OUT/prompts.csv            what the run was and said
 OUT/run.jsonl                            while it runs: see `results.run_report`
 OUT/spots.csv, OUT/spots/NAME.png        what --find_detail proposes
-OUT/.lock                                while a run writes here
+OUT/shards/K-of-N/run.json, prompts.csv  the same of a shard: see `results.shards`
+OUT/.lock, .lock-K-of-N, .lock-door      while a run writes here: see `results.locks`
 """
 
 import contextlib
@@ -27,10 +28,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 
-from errors import InputError
+from PIL.Image import Image
+
+from errors import InputError, PictureError
 from results.folder import TEMPORARY_PREFIX, Folder, temporary, temporary_name, unlink_all
 from results.locks import Entered, locked
 from results.pictures import Source
+from results.png import read_state
 from results.shards import FOLDER as SHARDS
 from results.shards import Shard, report_of
 
@@ -153,6 +157,24 @@ class OutputTree(Folder):
         """State `step` of a picture, 0 for the picture itself."""
         return self._place(f"per-sample/{name}/{step}.png")
 
+    def read_state(self, name: str, step: int, size: tuple[int, int]) -> Image:
+        """Read a state.
+
+        Returns:
+            RGB, of `size`.
+
+        Raises:
+            PictureError: it is gone, damaged or of another size.
+        """
+        state = read_state(self.state(name, step), size)
+        if state is None:
+            raise self.lost_state(name, step)
+        return state
+
+    def lost_state(self, name: str, step: int) -> PictureError:
+        """What to raise where a state is not as it was written."""
+        return PictureError(f"state {step} is gone or damaged: {self.state(name, step)}")
+
     def sr_input(self, name: str, step: int, from_first_state: bool) -> Path:
         """What step `step` enlarged."""
         file = f"0_input_for_{step}.png" if from_first_state else f"{step}_input.png"
@@ -207,6 +229,14 @@ class OutputTree(Folder):
     def prompts_csv(self) -> Path:
         """All prompts of the run, in the form that ``--prompts_file`` reads; each shard has its own."""
         return self.run_json.parent / "prompts.csv"
+
+    def takes(self, picture: str) -> bool:
+        """Tell whether a picture is zoomed into by this process, and not by another shard.
+
+        Args:
+            picture: its label.
+        """
+        return self.shard is None or self.shard.has(picture)
 
     def prepare(self) -> None:
         """Create the output folder, and see that it can be written to.

@@ -73,10 +73,7 @@ def take_up(tree: OutputTree, sources: Sequence[Source], earlier: Records) -> li
     records = []
     for source in sources:
         record = earlier.get(names[source]) or PictureRecord(names[source], source.label, source.key)
-        if not (tree.shard is None or tree.shard.has(source.picture_label)):
-            records.append(_called(record, source))
-            continue
-        if record.center != source.center:
+        if tree.takes(source.picture_label) and record.center != source.center:
             _start_anew(tree, record)
         records.append(_called(record, source))
     return records

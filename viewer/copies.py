@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 
 from PIL import Image
 
-from errors import PictureError
 from results.output_tree import OutputTree
 from results.png import read_state, size_of_state
 from results.run_report import PictureRecord, StepRecord
@@ -16,22 +15,6 @@ WIDEST = 2  # times its height
 QUALITY = 85  # of JPEG
 
 
-def state_of(tree: OutputTree, picture: PictureRecord, step: int, size: tuple[int, int]) -> Image.Image:
-    """Read a state.
-
-    Returns:
-        RGB, of `size`.
-
-    Raises:
-        PictureError: it is gone or damaged.
-    """
-    file = tree.state(picture.name, step)
-    state = read_state(file, size)
-    if state is None:
-        raise PictureError(f"state {step} is gone or damaged: {file}")
-    return state
-
-
 def check_states(tree: OutputTree, picture: PictureRecord) -> None:
     """See that all states of a picture are there, in the sizes that its record says, without their pixels.
 
@@ -39,9 +22,8 @@ def check_states(tree: OutputTree, picture: PictureRecord) -> None:
         PictureError: one is gone, or another than the record says.
     """
     for layer in layers_of(picture):
-        file = tree.state(picture.name, layer.step)
-        if size_of_state(file) != layer.size:
-            raise PictureError(f"state {layer.step} is gone or damaged: {file}")
+        if size_of_state(tree.state(picture.name, layer.step)) != layer.size:
+            raise tree.lost_state(picture.name, layer.step)
 
 
 def small_copy(tree: OutputTree, picture: PictureRecord, seen: Mapping[int, Image.Image]) -> bytes:
@@ -58,7 +40,7 @@ def small_copy(tree: OutputTree, picture: PictureRecord, seen: Mapping[int, Imag
     layers = layers_of(picture)
     small = []
     for layer in (layers[0], layers[-1]):
-        state = seen.get(layer.step) or state_of(tree, picture, layer.step, layer.size)
+        state = seen.get(layer.step) or tree.read_state(picture.name, layer.step, layer.size)
         state = state.copy()
         state.thumbnail((HEIGHT * WIDEST, HEIGHT), Image.Resampling.LANCZOS)
         small.append(state)

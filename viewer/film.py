@@ -16,7 +16,6 @@ from PIL import Image
 from errors import PictureError
 from results.limits import MAX_PIXELS
 from results.output_tree import OutputTree
-from results.png import read_state
 from results.run_report import PictureRecord, Rectangle
 from viewer.film_settings import (
     EASE,
@@ -154,10 +153,7 @@ class Film:
         """Read a state, and keep what is ever seen of it: of a whole picture at depth, the middle."""
         pair = self._pairs[max(step - 1, 0)]
         layer = pair[1] if step else pair[0]
-        file = self._tree.state(self._name, step)
-        state = read_state(file, layer.size)
-        if state is None:
-            raise PictureError(f"state {step} is gone or damaged: {file}")
+        state = self._tree.read_state(self._name, step, layer.size)
         left, top, width, height = pair[0].stop  # the camera was never further away
         across, down = layer.size[0] / layer.view[2], layer.size[1] / layer.view[3]
         kept = (

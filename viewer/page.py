@@ -22,6 +22,7 @@ from viewer.copies import check_states, jpeg, plain_pictures, small_copy
 from viewer.flight import layers_of
 from viewer.page_data import entries_of, folder_of, route_of, script_text
 from zoom.in_hand import InHand
+from zoom.isolate import unexpected
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class Page:
             self.tree.write((PAGE / name).read_bytes(), self.tree.page_part(name))
         pictures = self.run.pictures
         for picture in pictures.values():
-            if self.tree.shard is not None and not self.tree.shard.has(picture.picture_label):
+            if not self.tree.takes(picture.picture_label):
                 continue  # that shard sees to it
             if anew or not self._description(picture).is_file():
                 self.show(picture)
@@ -119,7 +120,7 @@ class Page:
             raise
         except Exception as error:  # whatever a forged report makes of a good file
             log.debug("%s", picture.label, exc_info=True)
-            reason = f"failed unexpectedly: {type(error).__name__}"
+            reason = str(unexpected(error))
         log.error("%s: left out of the page: %s", picture.label, reason)
         self.left_out.append(picture.label)
 
@@ -176,6 +177,25 @@ class Page:
 
     def _description(self, picture: PictureRecord) -> Path:
         return self.tree.page_part(f"pictures/{page_id(picture.name)}.js")
+
+
+def write_page(tree: OutputTree, run: Run, anew: bool = False) -> list[str]:
+    """Write the page of a folder in which no run is at work.
+
+    Args:
+        tree, run: see `Page`.
+        anew: write what there is of every picture again.
+
+    Returns:
+        Labels of pictures whose states cannot be read; they have been named.
+
+    Raises:
+        FileRefused, OutputError: see `OutputTree.write`.
+    """
+    page = Page(tree, run)
+    page.begin(anew)
+    page.save()
+    return page.left_out
 
 
 def page_in_one_file(data: Mapping[str, object]) -> str:

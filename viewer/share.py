@@ -12,7 +12,7 @@ from errors import InputError, PictureError
 from results.folder import Folder
 from results.output_tree import OutputTree
 from results.run_report import PictureRecord
-from viewer.copies import plain_pictures, state_of
+from viewer.copies import plain_pictures
 from viewer.flight import layers_of
 from viewer.page import page_in_one_file
 from viewer.page_data import entries_of, folder_of, route_of
@@ -91,7 +91,7 @@ def _data(
     yield "folder", folder
     for picture in pictures:
         states = [
-            _address(state_of(tree, picture, layer.step, layer.size), quality, side)
+            _address(tree.read_state(picture.name, layer.step, layer.size), quality, side)
             for layer in layers_of(picture)
         ]
         plain = {step: _address(image, quality, side) for step, image in plain_pictures(tree, picture)}

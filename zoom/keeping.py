@@ -7,16 +7,14 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from PIL.Image import Image
 
-from errors import PictureError
 from machine.overlap import Overlap
 from machine.stage_times import StageTimes
 from results.output_tree import OutputTree
-from results.png import read_state
 from results.run_report import PictureRecord, figure
 from zoom.in_hand import InHand, bytes_of
 from zoom.isolate import failing_alone
@@ -133,7 +131,9 @@ class Keeping:
             return
         with self.times.stage("chain.save"), failing_alone(picture):
             route = plan_route(self.settings, picture.size, picture.center)
-            self._lay_out(picture, route, _states(self.tree, picture, route))
+            sizes = [route.size, *(step.size for step in route.steps)]
+            states = (self.tree.read_state(picture.name, number, size) for number, size in enumerate(sizes))
+            self._lay_out(picture, route, states)
 
     def _later(self, in_hand: InHand, size: int, write: Callable[[], None]) -> None:
         self.overlap.later(in_hand.record.name, size, partial(self._write, in_hand, write))
@@ -171,9 +171,8 @@ class Keeping:
         if not picture.failed:
             with self.times.stage("chain.save"), failing_alone(picture):
                 for step in range(self.settings.rec_num + 1):
-                    file = self.tree.state(picture.name, step)
-                    if not file.exists():
-                        raise PictureError(f"state {step} is gone or damaged: {file}")
+                    if not self.tree.state(picture.name, step).exists():
+                        raise self.tree.lost_state(picture.name, step)
                 if self.save_all:
                     self._lay_out(picture, in_hand.route, in_hand.cells)
                 picture.status = "done"
@@ -190,17 +189,3 @@ class Keeping:
             laid_out = laid_out.crop((0, 0, laid_out.width, laid_out.height - BAR))
         name = picture.name
         self.tree.write_image(laid_out, self.tree.strip(name), self.tree.collected_strip(name))
-
-
-def _states(tree: OutputTree, picture: PictureRecord, route: Route) -> Iterator[Image]:
-    """Read the states of a picture.
-
-    Raises:
-        PictureError: one is gone or damaged.
-    """
-    for number, size in enumerate([route.size, *(step.size for step in route.steps)]):
-        file = tree.state(picture.name, number)
-        state = read_state(file, size)
-        if state is None:
-            raise PictureError(f"state {number} is gone or damaged: {file}")
-        yield state

@@ -9,9 +9,10 @@ from PIL import Image
 
 from errors import FileRefused, PictureError
 from machine.stage_times import StageTimes
+from results import output_tree
 from results.output_tree import OutputTree
 from results.run_report import PictureRecord, StepRecord
-from zoom import keeping, state_files
+from zoom import state_files
 from zoom.asking import noise_seed
 from zoom.chain import Chain
 from zoom.protocols import Prompt
@@ -167,7 +168,7 @@ def test_a_state_is_never_decoded_again(tmp_path, records, kind, monkeypatch):
         return read_state(file, side)
 
     read_state = state_files.read_state
-    for module in (state_files, keeping):
+    for module in (state_files, output_tree):
         monkeypatch.setattr(module, "read_state", counting)
     run(tmp_path / "out", records[:1], rec_type=kind)
     assert decoded == []
