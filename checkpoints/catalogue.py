@@ -189,7 +189,8 @@ DAPE = Checkpoint(
     GITHUB,
     _COZ,
     _COZ_REVISION,
-    *_COZ_LICENCE,
+    "Apache-2.0",  # as SeeSR, which made it, says of its weights
+    "https://github.com/cswry/SeeSR/blob/main/LICENSE",
     (
         CheckpointFile(
             "ckpt/DAPE/DAPE.pth",

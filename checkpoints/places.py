@@ -8,6 +8,7 @@ RAM_TAGS, RAM_THRESHOLDS = RAM.with_name("ram_tag_list.txt"), RAM.with_name("ram
 SR_LORA, SR_VAE = CKPT / "SR_LoRA" / "model_20001.pkl", CKPT / "SR_VAE" / "vae_encoder_20001.pt"
 VLM_LORA = CKPT / "VLM_LoRA" / "checkpoint-10000"
 QUANTIZED = CKPT / "quantized"
+INCOMING = CKPT / ".incoming"  # what is being fetched
 
 
 def default_help(path: Path) -> str:

@@ -25,8 +25,8 @@ class Choice:
 
 
 CHOICES = {
-    catalogue.SD3: Choice(sd3_checkpoint.needed_files, sd3_checkpoint.is_whole),
-    catalogue.VLM: Choice(vlm_files.needed_files, vlm_files.is_whole),
+    catalogue.SD3.name: Choice(sd3_checkpoint.needed_files, sd3_checkpoint.is_whole),
+    catalogue.VLM.name: Choice(vlm_files.needed_files, vlm_files.is_whole),
 }
 
 
@@ -35,7 +35,7 @@ def is_at_hand(checkpoint: Checkpoint) -> bool:
     if checkpoint.in_ckpt:
         return not catalogue.missing_files(checkpoint)
     folder = cached_folder(checkpoint.repository)
-    return folder is not None and CHOICES[checkpoint].is_whole(folder)
+    return folder is not None and CHOICES[checkpoint.name].is_whole(folder)
 
 
 def missing(purpose: str) -> list[Checkpoint]:
