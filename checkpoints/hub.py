@@ -50,9 +50,7 @@ def find_model(
     if cached is not None and (is_whole(cached) or not download):
         return cached
     if not download:
-        raise InputError(
-            f"{model}: no such folder here, and not in the hub's cache; give a folder or go online"
-        )
+        raise InputError(f"{model}: no such folder here, and not in the hub's cache; {_way_out(model)}")
     return _fetch(model, choose, cached)
 
 
@@ -80,6 +78,12 @@ def cached_folder(name: str) -> Path | None:
 
 def _revision(name: str) -> str | None:
     return KNOWN[name].revision if name in KNOWN else None
+
+
+def _way_out(name: str) -> str:
+    if name in KNOWN:
+        return f"{catalogue.how_to_get([KNOWN[name]])} fetches it, or give a folder"
+    return "give a folder or go online"
 
 
 def _fetch(name: str, choose: Callable[[Sequence[str]], list[str]], cached: Path | None) -> Path:

@@ -86,7 +86,7 @@ def download(purpose: str, mirror: str | None, jobs: int, quiet: bool) -> int:
             refuse_too_little_space(stock.missing)
             _fetch_all(stock, jobs, quiet)
     for reason, labels in stock.failures.items():
-        files = f" ({len(labels)} files)" if len(labels) > 1 else f" ({labels[0]})"
+        files = f" ({len(labels)} files)" if len(labels) > 1 else f" ({labels[0].rpartition('/')[2]})"
         say(f"download_ckpt.py: {reason}{files}", error=True)
     if stock.failures:
         return SOME_FAILED
@@ -116,14 +116,14 @@ def take_stock(checkpoints: Iterable[Checkpoint], mirror: str | None, jobs: int)
             try:
                 files += answer.result()
             except (OSError, TransferError) as error:
-                stock.fail(checkpoint, "all of it", error)
+                stock.fail(checkpoint, "all its files", error)
         lengths: dict[WantedFile, Future[WantedFile]] = {}
         for file in files:
             state = file.state()
             if state is State.MISSING or (state is State.WRONG and isinstance(file, CachedFile)):
                 lengths[file] = pool.submit(with_size, file)
             elif state is State.WRONG:
-                there = f"{file.label} is there, but is {state.value}: move it away, then fetch it"
+                there = f"{file.label} is there, but is {state.value}: move it away and run this again"
                 stock.fail(file.checkpoint, file.label, TransferError(there))
             else:
                 stock.right += 1

@@ -1,7 +1,7 @@
-"""A hub and a GitHub of the tests' own, on this machine: what their clients ask is answered, faults included.
+"""A hub and a GitHub of the tests' own, on this machine: it answers what their clients ask, with faults.
 
-It speaks what huggingface_hub 0.36 asks (a repository's list of files, HEAD and GET of a file, the redirection
-of large ones to another address, ranges) and what GitHub's ``/raw/`` does (a redirection to the file).
+It speaks what huggingface_hub 0.36 asks (a repository's list of files, HEAD and GET of a file, large ones at
+another address, ranges) and what GitHub's ``/raw/`` does (a redirection to the file).
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+BODIES = ("/cdn/", "/content/")  # where redirections lead
 LARGE = 1000  # bytes from which the hub keeps a file in Git LFS
 
 
@@ -71,25 +72,21 @@ class LocalHub:
         self.url = ""
 
     def goes_wrong(self, path: str, fault: Fault, times: int = 1) -> None:
-        """Let the next answers to requests whose path ends so go wrong; a HEAD only where a status is set."""
+        """Let the next answers to requests whose path ends so go wrong; without a status, of bodies only."""
         self._faults[path] += [fault] * times
 
     def fault_of(self, method: str, path: str) -> Fault | None:
         for ending, faults in self._faults.items():
-            matters = method == "GET" or (faults and faults[0].status is not None)
-            if faults and matters and path.endswith(ending):
+            if not faults or not path.endswith(ending):
+                continue
+            if faults[0].status is not None or (method == "GET" and path.startswith(BODIES)):
                 return faults.pop(0)
         return None
 
     def bodies(self, ending: str = "") -> list[Asked]:
-        """Requests for the bytes of files, but for their redirections."""
-        return [
-            one
-            for one in self.asked
-            if one.method == "GET"
-            and one.path.startswith(("/cdn/", "/content/"))
-            and one.path.endswith(ending)
-        ]
+        """Requests for the bytes of files, but for their redirections, and the small ones of the hub."""
+        gets = [one for one in self.asked if one.method == "GET" and one.path.startswith(BODIES)]
+        return [one for one in gets if one.path.endswith(ending)]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -127,20 +124,24 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, b"")
 
     def _list(self, path: str) -> None:
-        name, _, revision = path.partition("/revision/")
+        name, what, revision = re.fullmatch(r"([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path).groups()
         if name not in self.hub.models:
             self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
             return
-        siblings = [self._sibling(*item) for item in self.hub.models[name].items()]
-        about = {"id": name, "sha": revision or "0" * 40, "siblings": siblings, "tags": [], "downloads": 0}
-        self._send(200, json.dumps(about).encode(), {"Content-Type": "application/json"})
+        files = [self._entry(*item) for item in self.hub.models[name].items()]
+        about = {"id": name, "sha": revision or "0" * 40, "siblings": files, "tags": [], "downloads": 0}
+        answer = files if what == "tree" else about
+        self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
 
     @staticmethod
-    def _sibling(path: str, content: bytes) -> dict[str, object]:
-        entry: dict[str, object] = {"rfilename": path, "size": len(content), "blobId": git_sha1(content)}
-        if len(content) >= LARGE:
+    def _entry(path: str, content: bytes) -> dict[str, object]:
+        """Describe a file as both kinds of lists do: a repository's siblings, and its tree."""
+        oid, size = git_sha1(content), len(content)
+        entry: dict[str, object] = {"rfilename": path, "size": size, "blobId": oid}
+        entry |= {"type": "file", "path": path, "oid": oid}
+        if size >= LARGE:
             sha256 = hashlib.sha256(content).hexdigest()
-            entry["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 134}
+            entry["lfs"] = {"sha256": sha256, "oid": sha256, "size": size, "pointerSize": 134}
         return entry
 
     def _resolve(self, name: str, revision: str, path: str, fault: Fault | None) -> None:
