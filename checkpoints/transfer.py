@@ -153,8 +153,8 @@ def explain(error: BaseException, page: str, on_hub: bool) -> str:
         return str(error)
     if type(error).__name__ == "GatedRepoError":
         return (
-            f"gated: accept its terms at {page}, logged in there; then log in here (hf auth login) with a token "
-            "of that account, and run the same command again"
+            f"gated: accept its terms at {page}, logged in there; then log in here (hf auth login) with a "
+            "token of that account, and run the same command again"
         )
     if type(error).__name__ == "OfflineModeIsEnabled":
         return "HF_HUB_OFFLINE is set: unset it to fetch from the hub"

@@ -81,15 +81,16 @@ class WantedFile:
             requests.RequestException, TransferError, OSError: see `checkpoints.transfer.explain`.
         """
         resumed = self.came() > 0
-        try:
-            patiently(self._transfer, self.came)
-            self._settle()
-        except TransferError:
-            self.discard()
-            if not resumed:
-                raise
-            patiently(self._transfer, self.came)  # what was here from before may have been wrong
-            self._settle()
+        while True:
+            try:
+                patiently(self._transfer, self.came)
+                self._settle()
+                return
+            except TransferError:
+                self.discard()
+                if not resumed:
+                    raise
+                resumed = False  # what was here from before may have been what is wrong
 
     def discard(self) -> None:
         """Remove what has come of it, which is wrong."""
@@ -269,9 +270,10 @@ def files_on_hub(checkpoint: Checkpoint, choose: Callable[[Sequence[str]], list[
     from huggingface_hub.file_download import repo_folder_name
 
     assert checkpoint.host == HUB
-    ask: Callable[[], Any] = lambda: HfApi().model_info(  # noqa: E731
-        checkpoint.repository, revision=checkpoint.revision, files_metadata=True
-    )
+
+    def ask() -> Any:
+        return HfApi().model_info(checkpoint.repository, revision=checkpoint.revision, files_metadata=True)
+
     siblings = {one.rfilename: one for one in patiently(ask, tries=ASKS).siblings or ()}
     wanted = [siblings[name] for name in choose(list(siblings))]
     if not wanted:

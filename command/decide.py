@@ -255,7 +255,7 @@ def _decide_sd3(options: argparse.Namespace) -> None:
             if not default.is_file():
                 raise InputError(
                     f"--{name} is not given, and {default} is not there: "
-                    f"{catalogue.how_to_get([catalogue.SR_LORA])} fetches it; --no_sr_lora if plain SD3 is meant"
+                    f"{catalogue.how_to_get([catalogue.SR_LORA])} fetches it; --no_sr_lora for plain SD3"
                 )
             setattr(options, name, default)
         _must_be_file(options, name)

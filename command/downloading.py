@@ -33,7 +33,7 @@ from errors import InputError
 log = logging.getLogger(__name__)
 
 POLL = 0.5  # seconds between two looks at how far the transfers are
-SPARE = 200_000_000  # bytes that stay free on a disk
+SPARE = 200_000_000  # bytes that stay free on a disk after a large download
 
 
 @dataclass
@@ -182,7 +182,7 @@ def refuse_too_little_space(files: Iterable[WantedFile]) -> None:
         where.setdefault(disk, existing)
     for disk, size in needed.items():
         free = space_free(where[disk])
-        if size + SPARE > free:
+        if size + min(SPARE, size) > free:
             raise InputError(
                 f"{where[disk]}: {gigabytes(free)} are free, {gigabytes(size)} are to come: make room, or "
                 "let the hub's cache lie on another disk (HF_HOME)"
