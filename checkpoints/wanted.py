@@ -94,8 +94,7 @@ class WantedFile:
 
     def discard(self) -> None:
         """Remove what has come of it, which is wrong."""
-        for part in self._parts():
-            part.unlink(missing_ok=True)
+        raise NotImplementedError
 
     def _refuse_wrong(self, file: Path) -> None:
         if self.digest is None:
@@ -144,6 +143,10 @@ class CkptFile(WantedFile):
         # the hub's client gathers a file under a name of its own
         return [self._part, *self._incoming.rglob("*.incomplete")]
 
+    def discard(self) -> None:
+        """Remove what has come of it, which is wrong."""
+        remove_folder(self._incoming)
+
     def _transfer(self) -> None:
         self._incoming.mkdir(parents=True, exist_ok=True)
         if self.url:
@@ -169,9 +172,8 @@ class CachedFile(WantedFile):
 
     def discard(self) -> None:
         """Remove what has come of it, which is wrong."""
-        for path in (self.place.resolve(), self.place):
+        for path in (self.place.resolve(), self.place, *self._parts()):
             path.unlink(missing_ok=True)
-        super().discard()
 
     def _transfer(self) -> None:
         _from_hub(self.checkpoint, self.path)

@@ -4,7 +4,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,12 +42,14 @@ class Stock:
 
     Attributes:
         missing: files to fetch.
-        right: number of files that are here, as published (as far as their hashes are known).
+        right: number of files that are here, as published.
+        unknown: number of files that are here, of a hash that is not known here.
         failures: why files cannot be had, and which: label by sentence.
     """
 
     missing: list[WantedFile] = field(default_factory=list)
     right: int = 0
+    unknown: int = 0
     failures: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def fail(self, checkpoint: Checkpoint, label: str, error: BaseException) -> None:
@@ -60,7 +62,10 @@ def gigabytes(size: int | None) -> str:
     """Write a number of bytes as people read it."""
     if size is None:
         return "size unknown"
-    return f"{size / 1e9:.1f} GB" if size >= 100_000_000 else f"{size / 1e6:.1f} MB"
+    for unit, bytes_each in (("GB", 1e9), ("MB", 1e6)):
+        if size >= bytes_each / 10:
+            return f"{size / bytes_each:.1f} {unit}"
+    return f"{size / 1e3:.1f} kB"
 
 
 def download(purpose: str, mirror: str | None, jobs: int, quiet: bool) -> int:
@@ -91,7 +96,10 @@ def download(purpose: str, mirror: str | None, jobs: int, quiet: bool) -> int:
     if stock.failures:
         return SOME_FAILED
     if not quiet:
-        say(f"all there for {purpose}: {stock.right + len(stock.missing)} files, each as published")
+        rest = (
+            f"; {stock.unknown} not compared: --verify asks the hub for their hashes" if stock.unknown else ""
+        )
+        say(f"all there for {purpose}: {stock.right + len(stock.missing)} files as published{rest}")
     return ALL_DONE
 
 
@@ -109,30 +117,48 @@ def _alone() -> Iterator[None]:
 def take_stock(checkpoints: Iterable[Checkpoint], mirror: str | None, jobs: int) -> Stock:
     """Find out what is here and what is missing; servers are asked only about what is missing."""
     stock = Stock()
-    files: list[WantedFile] = []
-    with ThreadPoolExecutor(jobs) as pool:
+    with _transfers(jobs) as pool:
         asked = {one: pool.submit(_files_of, one, mirror) for one in checkpoints}
         for checkpoint, answer in asked.items():
             try:
-                files += answer.result()
+                files = answer.result()
             except (OSError, TransferError) as error:
                 stock.fail(checkpoint, "all its files", error)
-        lengths: dict[WantedFile, Future[WantedFile]] = {}
-        for file in files:
-            state = file.state()
-            if state is State.MISSING or (state is State.WRONG and isinstance(file, CachedFile)):
-                lengths[file] = pool.submit(with_size, file)
-            elif state is State.WRONG:
-                there = f"{file.label} is there, but is {state.value}: move it away and run this again"
-                stock.fail(file.checkpoint, file.label, TransferError(there))
-            else:
-                stock.right += 1
+                continue
+            for file in files:
+                _sort(stock, file)
+        lengths = {file: pool.submit(with_size, file) for file in stock.missing}
+        stock.missing = []
         for file, length in lengths.items():
             try:
                 stock.missing.append(length.result())
             except OSError as error:
                 stock.fail(file.checkpoint, file.label, error)
     return stock
+
+
+@contextmanager
+def _transfers(jobs: int) -> Iterator[ThreadPoolExecutor]:
+    """Give threads that Ctrl-C does not wait for: the next run goes on where they were."""
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _sort(stock: Stock, file: WantedFile) -> None:
+    """Put a file where it belongs: to those that are right, not compared, missing, or in the way."""
+    state = file.state()
+    if state is State.MISSING or (state is State.WRONG and isinstance(file, CachedFile)):
+        stock.missing.append(file)
+    elif state is State.WRONG:
+        there = f"{file.label} is there, but is {state.value}: move it away and run this again"
+        stock.fail(file.checkpoint, file.label, TransferError(there))
+    elif state is State.UNKNOWN:
+        stock.unknown += 1
+    else:
+        stock.right += 1
 
 
 def _files_of(checkpoint: Checkpoint, mirror: str | None) -> Sequence[WantedFile]:
@@ -209,26 +235,21 @@ def _fetch_all(stock: Stock, jobs: int, quiet: bool) -> None:
             active.remove(file)
         return time.monotonic() - started
 
-    pool = ThreadPoolExecutor(jobs)
     waiting = sorted(stock.missing, key=lambda file: file.size or 0)  # what is refused shows soon
-    running = {pool.submit(fetch, file): file for file in waiting}
-    try:
-        with _Bars(waiting, quiet) as bars:
-            pending = set(running)
-            while pending:
-                done, pending = wait(pending, POLL)
-                bars.show(active)
-                for future in done:
-                    file = running[future]
-                    error = future.exception()
-                    if isinstance(error, OSError | TransferError):
-                        stock.fail(file.checkpoint, file.label, error)
-                    elif error is not None:
-                        raise error
-                    elif future.result() is not None:
-                        bars.arrived(file, future.result() or 0.0)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C waits for no transfer; the next run goes on
+    with _transfers(jobs) as pool, _Bars(waiting, quiet) as bars:
+        running = {pool.submit(fetch, file): file for file in waiting}
+        pending = set(running)
+        while pending:
+            done, pending = wait(pending, POLL)
+            bars.show(active)
+            for future in done:
+                file, error = running[future], future.exception()
+                if isinstance(error, OSError | TransferError):
+                    stock.fail(file.checkpoint, file.label, error)
+                elif error is not None:
+                    raise error
+                elif future.result() is not None:
+                    bars.arrived(file, future.result() or 0.0)
 
 
 class _Bars:

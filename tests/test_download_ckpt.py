@@ -316,7 +316,7 @@ def test_the_hubs_offline_mode_is_named(clone):
 def test_a_disk_without_room_is_refused_before_anything_comes(clone):
     done = clone.download("--for", "dape", FREE="1000")
     assert done.code == 2
-    assert "0.0 MB are free, 32.4 MB are to come: make room" in one_line(done.err)
+    assert "1.0 kB are free, 32.4 MB are to come: make room" in one_line(done.err)
     assert clone.hub.bodies() == []
 
 
