@@ -96,9 +96,7 @@ def download(purpose: str, mirror: str | None, jobs: int, quiet: bool) -> int:
     if stock.failures:
         return SOME_FAILED
     if not quiet:
-        rest = (
-            f"; {stock.unknown} not compared: --verify asks the hub for their hashes" if stock.unknown else ""
-        )
+        rest = f"; {stock.unknown} not compared (--verify asks the hub)" if stock.unknown else ""
         say(f"all there for {purpose}: {stock.right + len(stock.missing)} files as published{rest}")
     return ALL_DONE
 

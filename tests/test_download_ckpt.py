@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -380,6 +381,21 @@ def test_verify_reads_large_files_again_though_their_hash_is_remembered(clone):
     assert f"not the published file: {SD3.repository}/" in done.err
 
 
+def test_where_the_hubs_cache_names_no_hashes_verify_asks_the_hub(clone):
+    """As on Windows without symbolic links."""
+    clone.download("--for", "null")
+    for link in [path for path in (clone.home / "hub").rglob("snapshots/**/*") if path.is_symlink()]:
+        content = link.read_bytes()
+        link.unlink()
+        link.write_bytes(content)
+    assert clone.run("download_ckpt", "--verify", "--for", "null").code == 0
+    done = clone.run("download_ckpt", "--verify", "--for", "null", HF_HUB_OFFLINE="1")
+    assert done.code == 1
+    assert "HF_HUB_OFFLINE is set" in done.err
+    assert f"there, its hash not known: {SD3.repository}/model_index.json" in done.err
+    assert "not compared" in clone.download("--for", "null").out
+
+
 def test_a_damaged_file_in_the_hubs_cache_is_fetched_anew(clone):
     clone.download("--for", "null")
     blob = next(path for path in (clone.home / "hub").rglob("blobs/*") if len(path.name) == 64)
@@ -402,6 +418,16 @@ def test_files_that_somebody_has_are_linked_into_place_after_their_hashes_are_co
     assert f"{mine / SR_VAE.place.name}: not the published file; left there" in done.err
     assert "python download_ckpt.py --for null" in done.err
     assert clone.hub.asked == []
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs a second disk")
+def test_files_on_another_disk_are_copied(clone):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as mine:
+        found = Path(mine, DAPE.place.name)
+        found.write_bytes(clone.published[DAPE])
+        clone.run("download_ckpt", "--from", mine, "--for", "dape")
+        assert clone.is_here(DAPE)
+        assert found.stat().st_nlink == 1
 
 
 def test_a_model_that_somebody_has_is_named_with_the_option_that_takes_it(clone):
