@@ -1,8 +1,4 @@
-"""Qwen2.5-VL: loaded, its questions asked, its answers judged.
-
-The messages are Chain-of-Zoom's (arXiv 2505.18600, section 3.2, as its published code sends them): the
-question is the *system* message, the user's message holds only the pictures.
-"""
+"""Qwen2.5-VL: loaded, its questions asked."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,17 +11,13 @@ from checkpoints.folders import read_json, refuse_differences
 from checkpoints.gate import blaming
 from errors import InputError
 from lora.vlm_adapter import merge_vlm_adapter, todays_name
+from prompts.questions import conversation
 from prompts.vlm_files import VlmFiles
 
 if TYPE_CHECKING:
     import torch
 
 LONGEST_CHAT = 100_000  # characters; Qwen's own is 300 long
-QUESTION_ONE = "What is in this image? Give me a set of words."
-QUESTION_TWO = (
-    "The second image is a zoom-in of the first image. Based on this knowledge, "
-    "what is in the second image? Give me a set of words."
-)
 
 
 def check_vlm(files: VlmFiles) -> None:
@@ -123,10 +115,7 @@ class QwenProcessor:
 
     def chat(self, pictures: int) -> str:
         """Return the conversation about one or two pictures as text, each picture one ``<|image_pad|>``."""
-        messages = [
-            {"role": "system", "content": QUESTION_ONE if pictures == 1 else QUESTION_TWO},
-            {"role": "user", "content": [{"type": "image"}] * pictures},
-        ]
+        messages = conversation([None] * pictures)
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
     def __call__(self, rows: Sequence[Sequence[Image]]) -> "dict[str, torch.Tensor]":
@@ -182,34 +171,6 @@ def generate(
     with torch.inference_mode():
         ids: torch.Tensor = model.generate(**inputs, max_new_tokens=max_new_tokens)  # type: ignore[operator]
     return ids[:, inputs["input_ids"].shape[1] :].cpu()
-
-
-def one_line(answer: str) -> str:
-    """Strip an answer and join its lines and spaces into single spaces."""
-    return " ".join(answer.split())
-
-
-def answer_fault(answer: str) -> str:
-    """Say why an answer cannot be a prompt; empty where it can.
-
-    An answer is no prompt where it has no letter and no digit in it, or where it ran away: its last three
-    quarters or more are one piece said over and over, three times or more.
-
-    >>> answer_fault("fur, whiskers, grey cat, grey fur")
-    ''
-    >>> answer_fault("fur, fur, fur, fur, fur, fur, fur,")
-    'only repetition'
-    """
-    text = one_line(answer)
-    if not any(character.isalnum() for character in text):
-        return "empty"
-    for period in range(1, len(text) // 3 + 1):
-        repeated = period
-        while repeated < len(text) and text[-1 - repeated] == text[period - 1 - repeated]:
-            repeated += 1
-        if repeated >= max(0.75 * len(text), 3 * period):
-            return "only repetition"
-    return ""
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import json
 import os
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from time import monotonic, sleep
@@ -60,8 +60,11 @@ class VlmServer:
         tries: of one question, where what went wrong may pass. As long as the server does not recover, the
             questions after that are tried once each.
 
-    A key that the server wants is read from the environment (`KEY`). It is sent to this server alone, and stands
-    in no message.
+    A key that the server wants is read from the environment (`KEY`). It is sent to this server alone, and
+    stands in no message.
+
+    Attributes:
+        identity: what tells its answers from others' (JSON values); more of it once `check` has asked.
 
     Raises:
         InputError: the address or the key cannot be one.
@@ -74,6 +77,7 @@ class VlmServer:
 
         self.url = checked_url(url)
         self.model, self.timeout, self.tries = model, timeout, tries
+        self.identity: dict[str, Any] = {"url": self.url, "model": model}
         self._is_down = False
         self._key = os.environ.get(KEY, "").strip()
         if not self._key.isascii() or not self._key.isprintable():
@@ -96,31 +100,36 @@ class VlmServer:
             InputError: it does not answer, or has no such model; then those that it has are named.
         """
         try:
-            names = self.models()
+            models = self.models()
         except ServerFailure as failure:
             raise InputError(f"--vlm_url {failure}") from None
         if self.model is None:
-            if len(names) != 1:
+            if len(models) != 1:
                 raise InputError(
-                    f"--vlm_url {self.url}: has {_listed(names)}; choose one with --vlm_model NAME"
+                    f"--vlm_url {self.url}: has {_listed(models)}; choose one with --vlm_model NAME"
                 )
-            [self.model] = names
-        elif self.model not in names and f"{self.model}:latest" not in names:  # Ollama's default tag
-            raise InputError(f"--vlm_model {self.model}: {self.url} has no such model, but {_listed(names)}")
+            [self.model] = models
+        known = models.get(self.model, models.get(f"{self.model}:latest"))  # Ollama's default tag
+        if known is None:
+            raise InputError(f"--vlm_model {self.model}: {self.url} has no such model, but {_listed(models)}")
+        self.identity = {"url": self.url, "model": self.model, "known": known}
         return self.model
 
-    def models(self) -> list[str]:
-        """Return the names of the models that the server offers; one try.
+    def models(self) -> dict[str, dict[str, Any]]:
+        """Return the names of the models that the server offers, with what it says of each; one try.
+
+        What it says is what stays as long as the model is the same one: its file, number of parameters.
 
         Raises:
             ServerFailure: it gave no such list.
         """
         data = self._answer("GET", "/models").get("data")
-        entries = data if isinstance(data, list) else [None]
-        names = [one.get("id") if isinstance(one, dict) else None for one in entries]
-        if not all(isinstance(name, str) for name in names):
-            raise self._failure("/models gives no list of models")
-        return [_one_line(str(name), LONGEST_REASON) for name in names]
+        models: dict[str, dict[str, Any]] = {}
+        for entry in data if isinstance(data, list) else [None]:
+            if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
+                raise self._failure("/models gives no list of models")
+            models[_one_line(entry["id"], LONGEST_REASON)] = _lasting(entry)
+        return models
 
     def ask(self, messages: Sequence[Message], max_tokens: int) -> str:
         """Ask a question at temperature 0.
@@ -236,7 +245,12 @@ class VlmServer:
         text = re.sub(r"^\s*<think>.*?(</think>|$)", "", text, count=1, flags=re.DOTALL)
         if len(text) > LONGEST_ANSWER:
             raise self._failure(f"answers with more than {LONGEST_ANSWER:,} characters")
-        return "".join(one for one in text if one.isprintable() or one.isspace())
+        return tidied(text)
+
+
+def tidied(text: str) -> str:
+    """Return a text without what files and terminals could stumble over: surrogates, controls."""
+    return "".join(one for one in text if one.isprintable() or one.isspace())
 
 
 def checked_url(url: str) -> str:
@@ -305,8 +319,18 @@ def _one_line(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - 4]} ..."
 
 
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    if not names:
+def _lasting(entry: Mapping[str, Any]) -> dict[str, Any]:
+    meta = entry.get("meta")  # of llama.cpp: parameters, size
+    flat = {**entry, **(meta if isinstance(meta, dict) else {})}
+    # most servers have made every model at the moment when they are asked
+    return {
+        name: one for name, one in flat.items() if isinstance(one, str | int | float) and name != "created"
+    }
+
+
+def _listed(names: Iterable[str], most: int = 8) -> str:
+    shown = list(names)
+    if not shown:
         return "none at all"
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(shown[:most]) + more

@@ -26,10 +26,11 @@ class Reply:
     after: float = 0.0
 
 
-def saying(text: object) -> Reply:
+def saying(text: object, after: float = 0.0) -> Reply:
     """An answer of the model's, as servers send it."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-    return Reply(json.dumps({"object": "chat.completion", "model": MODEL, "choices": [choice]}).encode())
+    body = json.dumps({"object": "chat.completion", "model": MODEL, "choices": [choice]}).encode()
+    return Reply(body, after=after)
 
 
 def refusing(status: int, message: str = "not now", **headers: str) -> Reply:

@@ -9,7 +9,8 @@ import torch
 from conftest import PARITY
 from PIL import Image
 
-from prompts.qwen_vl import QwenProcessor, answer_fault, generate, load_vlm, one_line
+from prompts.questions import answer_fault, one_line
+from prompts.qwen_vl import QwenProcessor, generate, load_vlm
 from prompts.vlm_files import check_vlm_folder
 
 QWEN = PARITY / "qwen"
