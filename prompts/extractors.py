@@ -17,8 +17,8 @@ from machine.machine import Machine
 from machine.memory import Size
 from prompts.answer_cache import AnswerCache, digest_of_question
 from prompts.questions import answer_fault, conversation, one_line, pictures_of
-from prompts.qwen_vl import QwenProcessor, check_vlm, generate, load_vlm
 from prompts.vlm_files import VlmFiles
+from prompts.vlm_loading import check_vlm, generate, load_vlm, processor_of
 from prompts.vlm_server import ServerFailure, VlmServer
 from ram.files import RamFiles
 from zoom.protocols import Prompt, StepInput
@@ -104,7 +104,7 @@ class DapeExtractor:
 
 
 class VlmExtractor:
-    """Asks Qwen2.5-VL what it sees in the SR input, knowing the picture it was cut from."""
+    """Asks Qwen2.5-VL, or another VLM, what it sees in the SR input, knowing what that was cut from."""
 
     def __init__(
         self, files: VlmFiles, machine: Machine, max_new_tokens: int, fallback: DapeExtractor | None
@@ -120,15 +120,14 @@ class VlmExtractor:
         Raises:
             InputError: the VLM is not whole, or its tokenizer or image processor is damaged.
         """
-        self.files, self.machine, self.max_new_tokens = files, machine, max_new_tokens
+        self.files, self.machine, self.max_new_tokens = check_vlm(files), machine, max_new_tokens
         self.fallback = fallback
-        check_vlm(files)
-        self._processor = QwenProcessor(files.folder)
+        self._processor = processor_of(files)
         device = machine.devices.vlm
         self.dtype = dtype = machine.dtype(device, files.model.dtype)
         parameters = files.model.parameters
         size = Size(parameters, parameters * dtype.itemsize)
-        machine.residency.add(VLM, lambda device: load_vlm(files, device, dtype), device, size)
+        machine.residency.add(VLM, lambda device: load_vlm(self.files, device, dtype), device, size)
 
     def __call__(self, inputs: Sequence[StepInput]) -> Iterator[Prompt | PictureError]:
         """Yield the VLM's answer to each input as one line; inputs RGB, of any size."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from zoom.protocols import StepInput
 
+LONGEST_CHAT = 100_000  # characters; Qwen's own is 300 long
 QUESTION_ONE = "What is in this image? Give me a set of words."
 QUESTION_TWO = (
     "The second image is a zoom-in of the first image. Based on this knowledge, "
@@ -24,6 +25,11 @@ def pictures_of(seen: "StepInput") -> "list[Image]":
     return [seen.sr_input] if seen.parent is None else [seen.parent, seen.sr_input]
 
 
+def question(pictures: int) -> str:
+    """Return the question about one or two pictures."""
+    return QUESTION_ONE if pictures == 1 else QUESTION_TWO
+
+
 def conversation(pictures: "Sequence[Image | None]") -> list[dict[str, Any]]:
     """Return the messages about one or two pictures, as chat templates take them.
 
@@ -31,7 +37,7 @@ def conversation(pictures: "Sequence[Image | None]") -> list[dict[str, Any]]:
         pictures: RGB; None where only the text around them is wanted.
     """
     return [
-        {"role": "system", "content": QUESTION_ONE if len(pictures) == 1 else QUESTION_TWO},
+        {"role": "system", "content": question(len(pictures))},
         {"role": "user", "content": [{"type": "image", "image": picture} for picture in pictures]},
     ]
 

@@ -10,8 +10,9 @@ from conftest import PARITY
 from PIL import Image
 
 from prompts.questions import answer_fault, one_line
-from prompts.qwen_vl import QwenProcessor, generate, load_vlm
+from prompts.qwen_vl import QwenProcessor
 from prompts.vlm_files import check_vlm_folder
+from prompts.vlm_loading import generate, load_vlm
 
 QWEN = PARITY / "qwen"
 ADAPTER = PARITY / "VLM_LoRA" / "checkpoint-10000"
