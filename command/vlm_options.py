@@ -25,7 +25,12 @@ LOCAL_OPTIONS = ("vlm_path", "vlm_lora_path")
 def add_vlm_options(group: argparse._ArgumentGroup) -> None:
     """Describe them."""
     add = group.add_argument
-    add("--vlm_path", metavar="PATH", help=f"Qwen2.5-VL: folder or hub name (default: {VLM_NAME})")
+    add(
+        "--vlm_path",
+        metavar="PATH",
+        help="Qwen2.5-VL, or another model of transformers for pictures and text: folder or hub name "
+        f"(default: {VLM_NAME})",
+    )
     add("--vlm_lora_path", metavar="DIR", type=Path, help="PEFT folder of the tuned prompt extractor")
     add(
         "--max_new_tokens",

@@ -267,7 +267,18 @@ def spots_csv(folder: Path, dice: random.Random) -> None:
     read_spots(folder / "spots.csv", ["scene.png", "turned, too.png"])
 
 
-TARGETS: list[Target] = [picture, run_json, prompts_csv, spots_csv, sd3, sr_files, tagger, vlm, other_vlm, quantized]
+TARGETS: list[Target] = [
+    picture,
+    run_json,
+    prompts_csv,
+    spots_csv,
+    sd3,
+    sr_files,
+    tagger,
+    vlm,
+    other_vlm,
+    quantized,
+]
 
 
 def finding(target: Target, folder: Path, seed: int) -> str:

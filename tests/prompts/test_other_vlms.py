@@ -2,18 +2,24 @@
 
 import json
 import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from conftest import PARITY
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from test_command_with_checkpoints import SMALL, prompts
 from tiny_vlms import TINY
 
 from errors import InputError
 from machine.machine import Machine
 from prompts.extractors import VlmExtractor
+from prompts.other_processor import OtherProcessor
 from prompts.questions import QUESTION_ONE, QUESTION_TWO
+from prompts.qwen_vl import QwenProcessor
 from prompts.vlm_files import check_vlm_folder
 from prompts.vlm_loading import check_vlm, generate, load_vlm, processor_of
 from zoom.protocols import StepInput
@@ -112,6 +118,47 @@ def test_what_the_model_gets_is_what_transformers_own_way_gives_it(kind, folders
         assert torch.equal(ours[name], tensor), name
 
 
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen3_vl"])
+def test_what_qwen_gets_is_what_transformers_own_processor_gives_it(kind, folders):
+    folder = folders(kind) if kind in TINY else PARITY / "qwen"
+    rows = [[picture("input/scene.png"), picture("vlm_input/crop.png")], [picture("vlm_input/crop.png")]]
+    files = check_vlm_folder(folder, None)
+    ours, theirs = QwenProcessor(folder)(rows), OtherProcessor(files)(rows)
+    assert set(ours) == set(theirs)
+    for name, tensor in theirs.items():
+        assert torch.equal(ours[name], tensor), name
+
+
+def smolvlms_own_processor(folder):
+    """SmolVLM's processor, whose module does not import here: as its source has it, but for the films."""
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    source = Path(find_spec("transformers").origin).parent / "models" / "smolvlm" / "processing_smolvlm.py"
+    text = (
+        source.read_text().replace("from ...", "from transformers.").replace("if not num2words", "if False")
+    )
+    module = ModuleType("smolvlm_without_films")
+    exec(text.replace("if is_vision_available()", "if False"), module.__dict__)
+
+    class Own(module.SmolVLMProcessor):
+        def check_argument_for_proper_class(self, argument_name, argument):
+            return type(argument)
+
+    settings = json.loads((folder / "processor_config.json").read_text())
+    parts = AutoImageProcessor.from_pretrained(folder, use_fast=False), AutoTokenizer.from_pretrained(folder)
+    return Own(*parts, None, image_seq_len=settings["image_seq_len"])
+
+
+def test_what_smolvlm_gets_is_what_its_own_processor_gives_it(folders):
+    rows = [[picture("input/scene.png"), picture("vlm_input/crop.png")]]
+    processor = processor_of(check_vlm_folder(folders("smolvlm"), None))
+    own = smolvlms_own_processor(folders("smolvlm"))
+    ours, theirs = processor(rows), own(images=rows, text=[processor.chat(2)], return_tensors="pt")
+    assert set(ours) == set(theirs)
+    for name, tensor in theirs.items():
+        assert torch.equal(ours[name], tensor), name
+
+
 def test_smolvlm_sees_the_parts_of_a_picture_and_then_the_whole(folders):
     processor = processor_of(check_vlm_folder(folders("smolvlm"), None))
     [ids] = processor([[picture("input/scene.png")]])["input_ids"].tolist()
@@ -130,6 +177,15 @@ def test_it_extracts_prompts_and_records_its_files(kind, folders):
     described = extractor.describe()
     assert (described["model"], described["extractor"]) == (kind, "vlm")
     assert "preprocessor_config.json" in described["files"]
+
+
+def test_a_chain_is_steered_by_another_vlm(command, tmp_path, folders):
+    arguments = (*SMALL, "--vlm_path", folders("internvl"), "--max_new_tokens", 8, "-o", tmp_path / "out")
+    done = command("inference_coz", *arguments)
+    assert done.code == 0
+    steps = prompts(tmp_path / "out") + prompts(tmp_path / "out", "turned")
+    assert all(step["raw"] for step in steps)
+    assert "traceback" not in done.err.lower()
 
 
 @pytest.mark.parametrize("kind", ["smolvlm", "internvl"])
@@ -253,9 +309,10 @@ def test_code_in_a_folder_is_never_run(copy):
     load_vlm(files, CPU, torch.float32)
 
 
-def test_a_model_whose_pictures_want_torchvision_says_so(copy):
+@pytest.mark.parametrize("kind", ["Lfm2Vl", "Cohere2Vision", "PerceptionLM"])
+def test_a_model_whose_pictures_want_torchvision_says_so(kind, copy):
     folder = copy("llava")
-    change(folder / "preprocessor_config.json", image_processor_type="Lfm2VlImageProcessorFast")
+    change(folder / "preprocessor_config.json", image_processor_type=f"{kind}ImageProcessorFast")
     message = refused(folder)
     assert "torchvision" in message
     assert "--vlm_url" in message
