@@ -176,7 +176,7 @@ def _build_extractor(options: Namespace, files: CheckedFiles, machine: Machine) 
     if files.vlm_server:
         cache = None if options.no_vlm_cache or options.dry_run else AnswerCache(users_cache())
         tokens, at_once = options.max_new_tokens, options.vlm_requests
-        return ServerExtractor(files.vlm_server, machine, tokens, at_once, dape, cache)
+        return ServerExtractor(files.vlm_server, machine.times, tokens, at_once, dape, cache)
     if files.vlm:
         return VlmExtractor(files.vlm, machine, options.max_new_tokens, dape)
     return dape or NullExtractor()

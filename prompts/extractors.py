@@ -15,6 +15,7 @@ from PIL.Image import Image
 from errors import PictureError
 from machine.machine import Machine
 from machine.memory import Size
+from machine.stage_times import StageTimes
 from prompts.answer_cache import AnswerCache, digest_of_question
 from prompts.questions import answer_fault, conversation, one_line, pictures_of
 from prompts.vlm_files import VlmFiles
@@ -162,7 +163,7 @@ class ServerExtractor:
     def __init__(
         self,
         server: VlmServer,
-        machine: Machine,
+        times: StageTimes,
         max_new_tokens: int,
         at_once: int,
         fallback: DapeExtractor | None,
@@ -172,13 +173,13 @@ class ServerExtractor:
 
         Args:
             server: checked.
-            machine: of which it takes nothing; the seconds are added to its stages.
+            times: to add the seconds to.
             max_new_tokens: where an answer is cut off.
             at_once: questions that the server has at a time, at most.
             fallback: see `prompts_from`.
             cache: of answers that the server has given before; None asks every question.
         """
-        self.server, self.machine, self.max_new_tokens = server, machine, max_new_tokens
+        self.server, self.times, self.max_new_tokens = server, times, max_new_tokens
         self.at_once, self.fallback, self.cache = at_once, fallback, cache
 
     def __call__(self, inputs: Sequence[StepInput]) -> Iterator[Prompt | PictureError]:
@@ -186,7 +187,7 @@ class ServerExtractor:
         pool = ThreadPoolExecutor(self.at_once, thread_name_prefix="vlm")
         try:
             for one, answer in zip(inputs, [pool.submit(self._ask, one) for one in inputs], strict=True):
-                with self.machine.times.stage(f"{VLM}.answer"):
+                with self.times.stage(f"{VLM}.answer"):
                     said = answer.result()
                 yield from prompts_from([one], [said], self.fallback)
         finally:  # an interrupted run does not wait for answers

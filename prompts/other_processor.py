@@ -58,7 +58,7 @@ class OtherProcessor:
                 raise ValueError("a picture is too many tokens")
             config = self.files.model.config
             mark = config.get("image_token_id", config.get("image_token_index"))
-            if any(mark not in row for row in tried["input_ids"].tolist()):
+            if isinstance(mark, int) and any(mark not in row for row in tried["input_ids"].tolist()):
                 raise ValueError("a picture is no token")
             if not all(tensor.isfinite().all() for tensor in tried.values()):
                 raise ValueError("a picture gives numbers that are none")

@@ -15,6 +15,8 @@ from prompts.vlm_files import QWEN2_5, VlmFiles
 if TYPE_CHECKING:
     import torch
 
+# What the networks compute by themselves; files of older versions still hold it.
+COMPUTED = ("position_ids", "rotary_emb.inv_freq")
 QWEN_KINDS = ("qwen2_vl", QWEN2_5, "qwen3_vl")  # which read pictures in one way
 
 
@@ -42,6 +44,7 @@ def check_vlm(files: VlmFiles) -> VlmFiles:
         {renamed[name]: info.shape for name, info in files.model.tensors.items()},
         {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
         optional=_tied(model),
+        ignored=[name for name in renamed.values() if name.endswith(COMPUTED)],
         way_out="download the folder again",
     )
     if files.adapter is not None or files.adapter_folder is None:
@@ -106,7 +109,7 @@ def load_vlm(files: VlmFiles, device: "torch.device", dtype: "torch.dtype") -> "
             files.folder, local_files_only=True, trust_remote_code=False
         )
     wrong = [name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in report[kind]]
-    wrong = [str(name) for name in wrong if name not in _tied(model)]
+    wrong = [str(name) for name in wrong if not str(name).endswith((*COMPUTED, *_tied(model)))]
     if wrong:
         raise InputError(
             f"{files.folder}: not a whole {files.title}: {sorted(wrong)[0][:100]}; download the folder again"

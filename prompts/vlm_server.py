@@ -31,7 +31,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds between tries; they double, an
 TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}  # statuses that may pass by themselves
 MOST_BYTES = 4 * 2**20  # of what a server sends; public servers list hundreds of models
 LONGEST_ANSWER = 10_000  # characters, as of a prompt that a user gives
-LONGEST_REASON = 160  # characters of a server's own words in a message
+LONGEST_REASON = 240  # characters of a message; servers add words of their own
+LONGEST_NAME = 1000  # characters of a model's; for llama.cpp it may be a path
+SHORTEST_KEY = 8  # characters
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 Message = Mapping[str, Any]
@@ -128,7 +130,9 @@ class VlmServer:
         for entry in data if isinstance(data, list) else [None]:
             if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
                 raise self._failure("/models gives no list of models")
-            models[_one_line(entry["id"], LONGEST_REASON)] = _lasting(entry)
+            name = entry["id"]
+            if len(name) <= LONGEST_NAME and name.isprintable():
+                models[name] = _lasting(entry)
         return models
 
     def ask(self, messages: Sequence[Message], max_tokens: int) -> str:
@@ -215,13 +219,9 @@ class VlmServer:
         said = said.get("message") if isinstance(said, dict) else said
         reason = f"answers {status} {response.reason_phrase}".rstrip()
         if isinstance(said, str):
-            reason += f" ({said})"
+            reason += f" ({_one_line(self._without_key(said), LONGEST_REASON // 2)})"
         if status in (401, 403):
-            reason += (
-                f"; is the key in the environment variable {KEY} right?"
-                if self._key
-                else (f"; a key goes into the environment variable {KEY}")
-            )
+            reason += f"; is the key in {KEY} right?" if self._key else f"; a key goes into {KEY}"
         elif status in (404, 405) and not self.url.endswith("/v1"):
             reason += "; most servers' addresses end in /v1"
         after = _retry_after(response.headers.get("Retry-After"))
@@ -230,10 +230,12 @@ class VlmServer:
     def _failure(
         self, reason: str, may_pass: bool = False, retry_after: float | None = None
     ) -> ServerFailure:
-        reason = _one_line(reason, 2 * LONGEST_REASON)
-        if self._key:  # some servers repeat it
-            reason = reason.replace(self._key, "***")
+        reason = _one_line(self._without_key(reason), LONGEST_REASON)
         return ServerFailure(f"{self.url}: {reason}", may_pass, retry_after)
+
+    def _without_key(self, text: str) -> str:
+        """Take the key out of what a server repeats; what is as short as "none" or "EMPTY" is no secret."""
+        return text.replace(self._key, "***") if len(self._key) >= SHORTEST_KEY else text
 
     def _text(self, answer: Mapping[str, Any]) -> str:
         choices = answer.get("choices")
@@ -242,7 +244,7 @@ class VlmServer:
         text = message.get("content") if isinstance(message, dict) else None
         if not isinstance(text, str):
             raise self._failure("answers without a text")
-        text = re.sub(r"^\s*<think>.*?(</think>|$)", "", text, count=1, flags=re.DOTALL)
+        text = self._without_key(re.sub(r"^\s*<think>.*?(</think>|$)", "", text, count=1, flags=re.DOTALL))
         if len(text) > LONGEST_ANSWER:
             raise self._failure(f"answers with more than {LONGEST_ANSWER:,} characters")
         return tidied(text)
@@ -333,4 +335,4 @@ def _listed(names: Iterable[str], most: int = 8) -> str:
     if not shown:
         return "none at all"
     more = f" and {len(shown) - most} more" if len(shown) > most else ""
-    return ", ".join(shown[:most]) + more
+    return ", ".join(_one_line(name, 60) for name in shown[:most]) + more

@@ -232,6 +232,14 @@ def test_a_weight_that_goes_after_the_check_is_not_made_up_when_loading(copy):
         load_vlm(files, CPU, torch.float32)
 
 
+def test_what_a_network_computes_by_itself_may_be_in_files_of_older_versions(copy):
+    folder = copy("llava")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["vision_tower.vision_model.embeddings.position_ids"] = torch.arange(17)[None]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    load_vlm(check_vlm(check_vlm_folder(folder, None)), CPU, torch.float32)
+
+
 # adapters
 
 

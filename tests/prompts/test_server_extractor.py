@@ -46,7 +46,7 @@ def step(seen, parent=None):
 def extractor(stand_in, machine, at_once=1, fallback=None, cache=None):
     server = VlmServer(stand_in.url, tries=1)
     server.check()
-    return ServerExtractor(server, machine, 32, at_once, fallback, cache)
+    return ServerExtractor(server, machine.times, 32, at_once, fallback, cache)
 
 
 # what is asked

@@ -12,7 +12,7 @@ from vlm_server_stand_in import MODEL, Reply, pictures_of, refusing, saying, sta
 
 from errors import InputError
 from prompts import vlm_server
-from prompts.vlm_server import KEY, LONGEST_ANSWER, MOST_BYTES, ServerFailure, VlmServer
+from prompts.vlm_server import KEY, LONGEST_ANSWER, LONGEST_REASON, MOST_BYTES, ServerFailure, VlmServer
 
 RED, BLUE = Image.new("RGB", (40, 30), "red"), Image.new("RGB", (7, 9), "blue")
 QUESTION = [
@@ -102,18 +102,32 @@ def test_a_key_from_the_environment_is_sent_and_stands_in_no_message_and_no_log(
 ):
     monkeypatch.setenv(KEY, "sk-secret\n")
     caplog.set_level(logging.DEBUG)
-    stand_in.replies = [saying("fur"), refusing(401, "no such key: sk-secret")]
+    long = "x" * (LONGEST_REASON // 2 - 9) + " sk-secret"  # which a cut would go through
+    stand_in.replies = [
+        saying("fur, sk-secret"),
+        refusing(400, long),
+        refusing(401, "no such key: sk-secret"),
+    ]
     server = VlmServer(stand_in.url, MODEL)
-    assert server.ask(QUESTION, 8) == "fur"
+    assert server.ask(QUESTION, 8) == "fur, ***"
+    with pytest.raises(ServerFailure) as cut:
+        server.ask(QUESTION, 8)
+    assert "sk-s" not in str(cut.value)
     assert stand_in.headers[0]["Authorization"] == "Bearer sk-secret"
     with pytest.raises(ServerFailure, match=rf"401 .*\*\*\*.*{KEY}") as caught:
         server.ask(QUESTION, 8)
     assert "sk-secret" not in str(caught.value) + caplog.text
 
 
+def test_words_that_stand_for_no_key_are_left_in_answers(stand_in, monkeypatch):
+    monkeypatch.setenv(KEY, "none")
+    stand_in.replies = [saying("a cat, none other")]
+    assert ask(stand_in) == "a cat, none other"
+
+
 def test_without_a_key_none_is_sent_and_a_server_that_wants_one_says_where_it_goes(stand_in):
     stand_in.replies = [refusing(401, "who are you?")]
-    with pytest.raises(ServerFailure, match=f"who are you.*environment variable {KEY}"):
+    with pytest.raises(ServerFailure, match=f"who are you.*a key goes into {KEY}"):
         ask(stand_in)
     assert "Authorization" not in stand_in.headers[0]
 
@@ -144,6 +158,15 @@ def test_a_model_that_is_not_there_is_named_with_those_that_are(stand_in):
         VlmServer(stand_in.url, "other").check()
     with pytest.raises(InputError, match=r"has model-0, .*choose one with --vlm_model"):
         VlmServer(stand_in.url).check()
+
+
+def test_a_models_name_may_be_a_long_path_and_is_sent_whole(stand_in):
+    name = "/models/" + "x" * 500 + ".gguf"
+    stand_in.serve([name, "not\x1b[2Jprintable"])
+    server = VlmServer(stand_in.url)
+    assert server.check() == name
+    server.ask(QUESTION, 8)
+    assert stand_in.questions[0]["model"] == name
 
 
 def test_a_server_that_is_not_there_is_named_at_once(stand_in, pauses):
