@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SAME_FOR_PICTURES = {"SmolVLMProcessor": "Idefics3Processor"}
 PARTS = ("image_processor", "tokenizer", "video_processor", "chat_template")
 MOST_TOKENS = 100_000  # of a question about two small pictures
+MOST_TOKENS_OF_A_PICTURE = 2**14  # or of each of its parts; real ones are 64 to 1024
 
 
 class OtherProcessor:
@@ -84,6 +85,8 @@ class OtherProcessor:
         check_configuration(settings, path)
         taken = inspect.signature(own.__init__).parameters
         settings = {name: one for name, one in settings.items() if name in taken and name not in PARTS}
+        if any(isinstance(one, int) and one > MOST_TOKENS_OF_A_PICTURE for one in settings.values()):
+            raise ValueError("a picture is too many tokens")
         parts = {"image_processor": self._image_processor(), "tokenizer": self.tokenizer}
         if "video_processor" in taken:
             parts["video_processor"] = None

@@ -118,6 +118,22 @@ def test_what_the_model_gets_is_what_transformers_own_way_gives_it(kind, folders
         assert torch.equal(ours[name], tensor), name
 
 
+@pytest.mark.parametrize("writes_it", [True, False])
+def test_the_token_that_begins_a_text_is_there_once_whether_the_template_writes_it_or_not(writes_it, copy):
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer
+
+    folder = copy("llava")
+    tokenizer = AutoTokenizer.from_pretrained(folder, bos_token="<|im_start|>")
+    begin = tokenizer.bos_token, tokenizer.bos_token_id
+    adding = TemplateProcessing(single=f"{begin[0]} $A", special_tokens=[begin])
+    tokenizer.backend_tokenizer.post_processor = adding  # as Llama's tokenizer has it
+    tokenizer.chat_template = ("{{ bos_token }}" if writes_it else "") + tokenizer.chat_template
+    tokenizer.save_pretrained(folder)
+    [ids] = processor_of(check_vlm_folder(folder, None))([[picture("input/scene.png")]])["input_ids"].tolist()
+    assert [ids.count(begin[1]), ids[0]] == [1, begin[1]]
+
+
 @pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen3_vl"])
 def test_what_qwen_gets_is_what_transformers_own_processor_gives_it(kind, folders):
     folder = folders(kind) if kind in TINY else PARITY / "qwen"
@@ -283,6 +299,14 @@ def test_an_adapter_that_lacks_a_layer_of_its_pattern_is_refused(adapter, folder
     assert "no weights for model.text_model.layers.1.mlp.up_proj" in message
 
 
+def test_an_adapter_of_the_layer_that_shares_its_weights_with_the_words_is_refused(adapter, folders):
+    folder, _ = adapter(target_modules=["lm_head"])
+    tensors = load_file(folder / "adapter_model.safetensors")  # PEFT also saves the whole layer
+    halves = {name: tensor for name, tensor in tensors.items() if ".lora_" in name}
+    save_file(halves, folder / "adapter_model.safetensors", {"format": "pt"})
+    assert "lm_head" in refused(folders("smolvlm"), folder)
+
+
 @pytest.mark.parametrize("kind", ["smolvlm", "internvl"])
 def test_the_adapter_of_qwen_is_refused_for_another_model(kind, folders):
     message = refused(folders(kind), PARITY / "VLM_LoRA" / "checkpoint-10000")
@@ -343,6 +367,7 @@ def test_a_folder_without_template_is_refused(copy):
     ("file", "entries"),
     [
         ("processor_config.json", {"image_seq_len": 2**40}),
+        ("processor_config.json", {"image_seq_len": 1_000_000}),
         ("processor_config.json", {"image_seq_len": -3}),
         ("processor_config.json", {"image_seq_len": "four"}),
         ("preprocessor_config.json", {"image_std": [0, 0, 0]}),
