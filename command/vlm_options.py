@@ -7,6 +7,7 @@ from typing import Any
 from checkpoints.hub import VLM_NAME
 from command.arguments import at_least
 from errors import InputError
+from prompts.vlm_server import KEY, TIMEOUT, checked_url
 
 MAX_NEW_TOKENS = 128
 LONGEST_TIMEOUT = 86_400.0  # seconds
@@ -16,7 +17,7 @@ VLM_OPTIONS = {"vlm_path": VLM_NAME, "vlm_lora_path": None, "vlm_url": None, "ma
 SERVER_OPTIONS: dict[str, Any] = {
     "vlm_model": None,
     "vlm_requests": 4,
-    "vlm_timeout": 120.0,
+    "vlm_timeout": TIMEOUT,
     "no_vlm_cache": False,
 }
 LOCAL_OPTIONS = ("vlm_path", "vlm_lora_path")
@@ -42,7 +43,7 @@ def add_vlm_options(group: argparse._ArgumentGroup) -> None:
         "--vlm_url",
         metavar="URL",
         help="ask an OpenAI-compatible server (vLLM, llama.cpp, Ollama) instead of a model here: "
-        "http://HOST:PORT/v1; a key that it wants goes into the environment variable VLM_API_KEY",
+        f"http://HOST:PORT/v1; a key that it wants goes into the environment variable {KEY}",
     )
     add("--vlm_model", metavar="NAME", help="model of that server (default: its only one)")
     add(
@@ -56,7 +57,7 @@ def add_vlm_options(group: argparse._ArgumentGroup) -> None:
         "--vlm_timeout",
         type=float,
         metavar="SECONDS",
-        help=f"how long one try may take (default: {SERVER_OPTIONS['vlm_timeout']:g})",
+        help=f"how long one try may take (default: {TIMEOUT:g})",
     )
     add(
         "--no_vlm_cache",
@@ -84,6 +85,4 @@ def check_vlm_options(options: argparse.Namespace) -> None:
         )
     if options.vlm_requests is not None and options.vlm_requests > MOST_REQUESTS:
         raise InputError(f"--vlm_requests {options.vlm_requests}: at most {MOST_REQUESTS}")
-    from prompts.vlm_server import checked_url
-
     options.vlm_url = checked_url(options.vlm_url)
