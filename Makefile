@@ -24,8 +24,8 @@ browser: $(VENV)/installed-browser  ## what the tests of the page need; without 
 fuzz: $(VENV)/installed-dev  ## damaged files for a night: make fuzz N=20000
 	cd tests && OMP_NUM_THREADS=1 PYTHONPATH=..:. ../$(BIN)/python -m fuzz $(or $(N),2000) $(START)
 
-soak: $(VENV)/installed-dev  ## kills at random moments: make soak N=200
-	cd tests && OMP_NUM_THREADS=1 PYTHONPATH=..:. ../$(BIN)/python -m fuzz.soak $(or $(N),50) $(START)
+soak: $(VENV)/installed-dev  ## kills at random moments: make soak N=200, or N=30 WAY=torchrun
+	cd tests && OMP_NUM_THREADS=1 PYTHONPATH=..:. ../$(BIN)/python -m fuzz.soak $(or $(N),50) $(or $(START),0) $(WAY)
 
 format: $(VENV)/installed-dev  ## let ruff lay out the code
 	$(BIN)/ruff check --fix .

@@ -4,9 +4,13 @@
 
 Prints a Markdown table, so that others can add rows: pictures a second at 64 and 128 (median of three runs of
 1,000), milliseconds a picture along N (10,000) of them and what memory grew by, the same command again, and
-size and seconds of a run.json of 100,000 made-up pictures. CPU seconds stand beside the others: on a machine
-that has other work they vary less. Everything is written into new folders below DIR, and nothing is removed
-before the end: ext4 makes files slowly for a minute after others were removed beside them.
+size and seconds of a run.json of 100,000 made-up pictures; then pictures a minute in one process, in two and
+with Ray where it is installed, one thread each (three rounds in turn), and what each of eight steps of the
+embedded network takes. CPU seconds stand beside the others: on a machine that has other work they vary less.
+Everything is written into new folders below DIR, and nothing is removed before the end: ext4 makes files
+slowly for a minute after others were removed beside them.
+
+With --only: some of the rows.
 
 With --png: what PNG costs by zlib's level and strategy, for states and photographs of your own.
 """
@@ -24,6 +28,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -33,6 +38,15 @@ sys.path.insert(0, str(ROOT))
 Row = tuple[str, str]
 OPTIONS = ("--rec_type", "bicubic", "--upscale", "2", "--rec_num", "4", "-q")
 MARKS = (100, 500, 1000)  # pictures, and then the last
+SPREAD = {  # pictures, and the options of a run that is spread over processes
+    "bicubic, 2 steps of 256": (400, ("--rec_type", "bicubic", "--process_size", "256", "--rec_num", "2")),
+    "embedded, 2 steps of 128": (
+        40,
+        ("--rec_type", "recursive_multiscale", "--process_size", "128", "--rec_num", "2"),
+    ),
+}
+ROUNDS = 3
+STEPS = 8
 STRATEGIES = {"default": zlib.Z_DEFAULT_STRATEGY, "filtered": zlib.Z_FILTERED, "runs": zlib.Z_RLE}
 
 # Runs the command and prints, whenever so many pictures are done, seconds, CPU seconds and resident memory.
@@ -169,6 +183,68 @@ def report(folder: Path, count: int) -> Iterator[Row]:
     yield f"a line of its journal, {count} pictures", f"{1000 * (time.perf_counter() - start):.1f} ms"
 
 
+def one_process(folder: Path, count: int) -> Iterator[Row]:
+    """Yield what one process does with thousands of pictures that are only resized."""
+    make_pictures(folder / "few", 1000)
+    make_pictures(folder / "many", count)
+    yield from speed(folder, folder / "few", 1000)
+    yield from along(folder, folder / "many", count)
+    yield from report(folder, 100_000)
+
+
+def together(runs: Sequence[Sequence[str]]) -> float:
+    """Run commands side by side, one thread each; return the seconds until all have ended."""
+    environment, start = {**os.environ, "OMP_NUM_THREADS": "1"}, time.perf_counter()
+    script = [sys.executable, str(ROOT / "inference_coz.py"), "-q"]
+    started = [subprocess.Popen([*script, *arguments], env=environment) for arguments in runs]
+    if max(process.wait() for process in started):
+        raise SystemExit("a run failed: see above")
+    return time.perf_counter() - start
+
+
+def spread(folder: Path) -> Iterator[Row]:
+    """Yield pictures a minute by kind of run: one process, two shards, two actors; starting them included."""
+    ways: dict[str, list[tuple[str, ...]]] = {
+        "one process": [()],
+        "two processes": [("--shard", "0/2"), ("--shard", "1/2")],
+    }
+    if find_spec("ray"):
+        ways["Ray, two actors"] = [("--ray", "--ray_actors", "2")]
+    for number, (kind, (count, options)) in enumerate(SPREAD.items()):
+        pictures = folder / f"spread-{number}"
+        make_pictures(pictures, count)
+        spent: dict[str, list[float]] = {way: [] for way in ways}
+        for turn in range(ROUNDS):
+            for way, runs in ways.items():
+                out = str(folder / f"spread-{number}-{turn}-{way}")
+                spent[way].append(
+                    together([("-i", str(pictures), "-o", out, *options, *more) for more in runs])
+                )
+        for way, seconds in spent.items():
+            ratio = statistics.median(
+                one / this for one, this in zip(spent["one process"], seconds, strict=True)
+            )
+            speed = 60 * count / statistics.median(seconds)
+            yield f"{kind}, {count} pictures, {way}", f"{speed:.0f} a minute ({ratio:.2f} x)"
+
+
+def steps(folder: Path) -> Iterator[Row]:
+    """Yield what a step takes, from the first to the eighth."""
+    from results.load_report import load_report
+
+    make_pictures(folder / "steps", 12)
+    out = folder / "steps-out"
+    together(
+        [("-i", str(folder / "steps"), "-o", str(out), "--process_size", "128", "--rec_num", str(STEPS))]
+    )
+    finished = load_report(out / "run.json")
+    assert finished is not None
+    for number in range(STEPS):
+        of_step = [picture.steps[number] for picture in finished.pictures.values()]
+        seconds = statistics.median((step.sr_seconds or 0) + (step.save_seconds or 0) for step in of_step)
+        yield f"embedded, 128x128, step {number + 1}", f"{1000 * seconds:.0f} ms"
+
+
 def png(files: Sequence[Path]) -> Iterator[Row]:
     """Yield what PNG takes by level and strategy: milliseconds of CPU and kB, means of the files."""
     from PIL import Image
@@ -198,6 +274,11 @@ def main() -> None:
     parser.add_argument(
         "--png", type=Path, nargs="+", metavar="FILE", help="only compare ways to write these"
     )
+    parser.add_argument(
+        "--only",
+        choices=("one", "spread", "steps"),
+        help="only these rows: in one process, spread over several, a step",
+    )
     options = parser.parse_args()
     print("| what | measured |\n|---|---|")
     if options.png:
@@ -206,15 +287,13 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as place:
         folder = Path(place)
-        make_pictures(folder / "few", 1000)
-        make_pictures(folder / "many", options.pictures)
-        parts = (
-            speed(folder, folder / "few", 1000),
-            along(folder, folder / "many", options.pictures),
-            report(folder, 100_000),
-        )
-        for part in parts:
-            for what, measured in part:
+        parts = {
+            "one": one_process(folder, options.pictures),
+            "spread": spread(folder),
+            "steps": steps(folder),
+        }
+        for name, part in parts.items():
+            for what, measured in part if options.only in (None, name) else ():
                 print(f"| {what} | {measured} |", flush=True)
     print(f"\n{os.cpu_count()} cores; load at the end {os.getloadavg()[0]:.1f}")
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -100,6 +101,41 @@ def test_torchrun_starts_a_shard_a_process(pictures, one, tmp_path):
     )
     assert ended.returncode == 0, ended.stderr
     assert tree_of(tmp_path / "two") == tree_of(one)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a script for GNU tar")
+def test_tars_are_shared_out_among_the_tasks_of_an_array_and_become_tars_of_states(pictures, one, tmp_path):
+    tars, results = tmp_path / "tars", tmp_path / "results"
+    tars.mkdir()
+    results.mkdir()
+    for number in range(5):
+        with tarfile.open(tars / f"{number}.tar", "w") as tar:
+            for file in (pictures / f"p{2 * number}.png", pictures / f"p{2 * number + 1}.png"):
+                tar.add(file, file.name)
+            caption = pictures / f"p{number}.txt"
+            caption.write_text("WebDataset's layout has captions")
+            tar.add(caption, caption.name)
+
+    def run(task: int) -> int:
+        array = {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "2"}
+        script = ["bash", ROOT / "docs" / "tar_shards.sh", tars, results, *BICUBIC]
+        return subprocess.run(
+            script, cwd=ROOT, env=os.environ | array | {"PYTHON": sys.executable}
+        ).returncode
+
+    assert run(1) == 0
+    assert sorted(file.name for file in results.iterdir()) == ["0.tar", "2.tar", "4.tar"]
+    before = (results / "2.tar").stat().st_mtime_ns
+    assert run(2) == run(1) == 0
+    assert (results / "2.tar").stat().st_mtime_ns == before  # not made again
+    for number in range(5):
+        with tarfile.open(results / f"{number}.tar") as tar:
+            states = {name: tar.extractfile(name).read() for name in tar.getnames() if name != "run.json"}
+        assert states == {
+            f"p{picture}.{step}.png": (one / "per-sample" / f"p{picture}" / f"{step}.png").read_bytes()
+            for picture in (2 * number, 2 * number + 1)
+            for step in range(4)
+        }
 
 
 def test_a_slurm_array_is_a_shard_a_task(pictures, one, tmp_path):
