@@ -60,7 +60,7 @@ class VlmServer:
         model: its name there; None takes the server's only one, once `check` has asked for it.
         timeout: seconds for one try, until the whole answer is there.
         tries: of one question, where what went wrong may pass. As long as the server does not recover, the
-            questions after that are tried once each.
+            questions after that are tried once each; but for one that says when to come back.
 
     A key that the server wants is read from the environment (`KEY`). It is sent to this server alone, and
     stands in no message.
@@ -164,7 +164,7 @@ class VlmServer:
             try:
                 answer = self._answer("POST", "/chat/completions", encoded)
             except ServerFailure as failure:
-                self._is_down = failure.may_pass
+                self._is_down = failure.may_pass and failure.retry_after is None  # else it is only busy
                 if not failure.may_pass or number == tries - 1:
                     raise
                 sleep(_pause(number, failure.retry_after))

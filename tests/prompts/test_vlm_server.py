@@ -257,6 +257,15 @@ def test_while_a_server_is_down_each_question_is_tried_once_until_one_is_answere
     assert server.ask(QUESTION, 8) == "fur, whiskers"
 
 
+def test_a_server_that_says_when_to_come_back_is_not_taken_for_down(stand_in, pauses):
+    server = VlmServer(stand_in.url, MODEL, tries=2)
+    stand_in.replies = [refusing(429, Retry_After="3")] * 3
+    with pytest.raises(ServerFailure, match="429"):
+        server.ask(QUESTION, 8)
+    assert server.ask(QUESTION, 8) == "fur, whiskers"
+    assert pauses == [3, 3]
+
+
 @pytest.mark.parametrize("status", [400, 404, 422])
 def test_what_a_server_refuses_is_not_asked_again(stand_in, pauses, status):
     stand_in.replies = [refusing(status, "At most 0 image(s) may be provided")]
