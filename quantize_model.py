@@ -38,7 +38,8 @@ examples:
   quantize_model.py --model_component text_enc_3 --pretrained_model_name_or_path models/sd3
   inference_coz.py -i photo.jpg --quantize ...         runs them
 
-writes DIR/COMPONENT/COMPONENT_quantized/: model.onnx, model.onnx.data, quantization.json
+writes DIR/COMPONENT/COMPONENT_quantized/: model.onnx, model.onnx.data, quantization.json, and what optimum
+wants beside them; where all six are there, DIR/pipeline/: what optimum's ORTStableDiffusion3Pipeline opens
 
 exit codes: 0 all parts made, near enough to PyTorch; 1 a part missed the bar, although its layers were stored
 as exactly as needed (it is written, quantization.json says how near it comes), or could not be written (disk
@@ -164,6 +165,7 @@ def run(options: argparse.Namespace) -> int:
         )
 
     from int8.make_part import Pipeline, quantize_part
+    from int8.write_folder import lay_out_pipeline
     from machine.devices import choose_device
     from machine.memory import out_of_memory
 
@@ -190,6 +192,9 @@ def run(options: argparse.Namespace) -> int:
         if not options.quiet:
             for line in report(component, results[component]).splitlines():
                 say(line)
+    laid_out = lay_out_pipeline(options.output_dir, checkpoint)
+    if laid_out is not None and not options.quiet:
+        say(f"{laid_out}: all six parts, as optimum's ORTStableDiffusion3Pipeline opens them")
     missed = [component for component, result in results.items() if not result.measured.bar_met]
     if missed:
         say(
@@ -202,7 +207,11 @@ def run(options: argparse.Namespace) -> int:
 
 def report(component: str, result: "Result") -> str:
     """Say in a few lines what became of a part."""
-    share = result.bytes / result.fp32_bytes
+    size, exact = f"{result.bytes / 1e6:.1f} MB", f"{result.fp32_bytes / 1e6:.1f} MB in fp32"
+    if result.bytes < result.fp32_bytes:
+        size = f"{size} instead of {exact}"
+    else:
+        size = f"{size}, and {exact}: a part so small gains nothing"
     modes = [planned.mode for planned in result.plan.values()]
     words = {
         "static": "int8 with int8 inputs",
@@ -212,8 +221,7 @@ def report(component: str, result: "Result") -> str:
     }
     counts = [f"{modes.count(mode)} {what}" for mode, what in words.items() if mode in modes]
     lines = [
-        f"{component}: {result.bytes / 1e6:.1f} MB, {share:.1%} of fp32, in {result.seconds:.0f} s,"
-        f" {result.folder}",
+        f"{component}: {size}; made in {result.seconds:.0f} s: {result.folder}",
         f"  {result.measured}",
         f"  layers: {', '.join(counts)}",
     ]

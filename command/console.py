@@ -103,7 +103,7 @@ def set_up_logging(level: int) -> None:
     if level <= logging.DEBUG:
         return
     # the libraries' own chatter is not about the user's pictures
-    for library in ("PIL", "diffusers", "transformers", "httpx", "urllib3", "filelock"):
+    for library in ("PIL", "diffusers", "transformers", "httpx", "urllib3", "filelock", "optimum"):
         logging.getLogger(library).setLevel(logging.ERROR)
     for variable in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"):  # these two set their own level
         os.environ.setdefault(variable, "error")

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints import catalogue
-from checkpoints.hub import SD3_NAME, VLM_NAME
+from checkpoints.hub import SD3_NAME
 from checkpoints.places import DAPE, QUANTIZED, RAM, RAM_TAGS, RAM_THRESHOLDS, SR_LORA, SR_VAE
 from command.arguments import underscored
 from command.films import film_settings
 from command.look import decide_texture, decide_tile_prompts, decide_where
-from command.options import MAX_NEW_TOKENS, build_parser
+from command.options import build_parser
 from command.ray_options import check_ray
 from command.sharding import gpus_of, shard_of
 from command.viewing import check_share
+from command.vlm_options import SERVER_OPTIONS, VLM_OPTIONS, check_vlm_options
 from errors import InputError
 from results.limits import LONGEST_PROMPT, MAX_PIXELS
 from zoom.settings import (
@@ -47,7 +48,6 @@ SD3_OPTIONS = {
     "quantize": False,
     "quantized_dir": None,
 }
-VLM_OPTIONS = {"vlm_path": VLM_NAME, "vlm_lora_path": None, "max_new_tokens": MAX_NEW_TOKENS}
 NETWORK_OPTIONS = {
     "device": "auto",
     "mixed_precision": "auto",
@@ -128,6 +128,7 @@ def check(options: argparse.Namespace) -> None:
     if options.shard is not None:
         _refuse_with_shards(options)
     check_ray(options)
+    check_vlm_options(options)
 
 
 def decide(options: argparse.Namespace) -> None:
@@ -153,7 +154,9 @@ def decide(options: argparse.Namespace) -> None:
         options.prompt_type = _auto_prompt_type(options)
     uses_sd3 = options.backbone == "sd3" and not resizes_only
     _refuse_idle(options, SD3_OPTIONS, uses_sd3, "--backbone sd3, and with kinds that do not only resize")
-    _refuse_idle(options, VLM_OPTIONS, options.prompt_type == "vlm", "--prompt_type vlm")
+    uses_vlm = options.prompt_type == "vlm"
+    _refuse_idle(options, VLM_OPTIONS, uses_vlm, "--prompt_type vlm")
+    _refuse_idle(options, SERVER_OPTIONS, options.vlm_url is not None, "--vlm_url")
     uses_ram = options.prompt_type in ("dape", "vlm")
     options.ram_given = options.ram_path is not None
     _refuse_idle(
@@ -211,7 +214,7 @@ def _decide_backbone(options: argparse.Namespace) -> None:
 def _auto_prompt_type(options: argparse.Namespace) -> str:
     if options.backbone != "sd3":  # no other takes prompts
         return "null"
-    if options.vlm_path is not None or options.vlm_lora_path is not None:
+    if any(one is not None for one in (options.vlm_path, options.vlm_lora_path, options.vlm_url)):
         return "vlm"
     return "dape" if options.ram_path is not None or RAM.is_file() else "null"
 

@@ -3,13 +3,14 @@
 import argparse
 from pathlib import Path
 
-from checkpoints.hub import SD3_NAME, VLM_NAME
+from checkpoints.hub import SD3_NAME
 from checkpoints.places import DAPE, QUANTIZED, RAM, SR_LORA, SR_VAE, default_help
 from command.arguments import Help, at_least, width_and_height
 from command.films import add_film_options
 from command.ray_options import add_ray_options
 from command.sharding import add_sharding_options
 from command.viewing import add_share_option
+from command.vlm_options import add_vlm_options
 from zoom.settings import (
     ALIGN_METHODS,
     GROUP,
@@ -26,7 +27,6 @@ from zoom.settings import (
 )
 
 CHAIN, TILES = ChainSettings(), Tiles()
-MAX_NEW_TOKENS = 128
 
 EXAMPLES = """
 examples:
@@ -217,8 +217,9 @@ def _prompts(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "null", "dape", "vlm"),
         default="auto",
         help="null: only your own words; dape: tags of the SR input (RAM with DAPE); vlm: what Qwen2.5-VL "
-        "sees in it; auto: vlm where --vlm_path or --vlm_lora_path is given, else dape where RAM's files "
-        "are, else null; null also where nothing is steered (embedded backbone, bicubic, nearest)",
+        "or another VLM sees in it; auto: vlm where --vlm_path, --vlm_lora_path or --vlm_url is given, else "
+        "dape where RAM's files are, else null; null also where nothing is steered (embedded backbone, "
+        "bicubic, nearest)",
     )
     add("--prompt", default="", metavar="TEXT", help="your own words, joined to what the extractor says")
     add(
@@ -254,14 +255,7 @@ def _prompts(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a threshold a tag (default: ram_tag_list_threshold.txt beside RAM's weights)",
     )
-    add("--vlm_path", metavar="PATH", help=f"Qwen2.5-VL: folder or hub name (default: {VLM_NAME})")
-    add("--vlm_lora_path", type=Path, metavar="DIR", help="PEFT folder of the tuned prompt extractor")
-    add(
-        "--max_new_tokens",
-        type=at_least(1),
-        metavar="N",
-        help=f"longest answer of the VLM (default: {MAX_NEW_TOKENS})",
-    )
+    add_vlm_options(group)
 
 
 def _sr_backbone(parser: argparse.ArgumentParser) -> None:

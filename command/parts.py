@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from int8.find_parts import QuantizedParts
     from plain_sr.any_file import CheckedNetwork
     from prompts.vlm_files import VlmFiles
+    from prompts.vlm_server import VlmServer
     from ram.files import RamFiles
     from sd3.checkpoint import SD3Checkpoint
     from zoom.protocols import PromptExtractor, SRBackbone
@@ -30,11 +31,12 @@ LARGEST_TILE = 1024  # pixels a side that the networks make at once of a whole p
 
 @dataclass
 class CheckedFiles:
-    """The files that a run's parts are made from; None where no such part takes part."""
+    """What a run's parts are made from: files, a server; None where no such part takes part."""
 
     sd3: "SD3Checkpoint | None" = None
     quantized: "QuantizedParts | None" = None
     vlm: "VlmFiles | None" = None
+    vlm_server: "VlmServer | None" = None
     ram: "RamFiles | None" = None
     network: "CheckedNetwork | None" = None
 
@@ -56,14 +58,14 @@ class Parts:
 
 
 def check_files(options: Namespace) -> CheckedFiles:
-    """Check the files of every part without importing anything heavy.
+    """Check the files of every part, and the server, without importing anything heavy.
 
     Args:
         options: as `command.decide.parse` returns them. Models named as on the hub are fetched here, but not
             for a dry run.
 
     Raises:
-        InputError: the first file that is missing or wrong.
+        InputError: the first file that is missing or wrong; or the server does not answer.
     """
     files = CheckedFiles()
     if options.backbone == "sd3":
@@ -75,9 +77,7 @@ def check_files(options: Namespace) -> CheckedFiles:
     if options.prompt_type == "dape":
         files.ram = _check_ram(options)
     if options.prompt_type == "vlm":
-        from prompts.vlm_files import check_vlm_folder
-
-        files.vlm = check_vlm_folder(options.vlm_path, options.vlm_lora_path, not options.dry_run)
+        _check_vlm(options, files)
         if options.ram_path is not None:
             try:
                 files.ram = _check_ram(options)
@@ -88,6 +88,18 @@ def check_files(options: Namespace) -> CheckedFiles:
                     "an answer of the VLM that is no prompt will be left empty, without RAM: %s", error
                 )
     return files
+
+
+def _check_vlm(options: Namespace, files: CheckedFiles) -> None:
+    if options.vlm_url is not None:
+        from prompts.vlm_server import VlmServer
+
+        files.vlm_server = VlmServer(options.vlm_url, options.vlm_model, options.vlm_timeout)
+        log.info("%s answers, and has %s", options.vlm_url, files.vlm_server.check())
+        return
+    from prompts.vlm_files import check_vlm_folder
+
+    files.vlm = check_vlm_folder(options.vlm_path, options.vlm_lora_path, not options.dry_run)
 
 
 def _check_sd3(options: Namespace, files: CheckedFiles) -> None:
@@ -157,9 +169,14 @@ def working_side(options: Namespace) -> int:
 
 
 def _build_extractor(options: Namespace, files: CheckedFiles, machine: Machine) -> "PromptExtractor":
-    from prompts.extractors import DapeExtractor, NullExtractor, VlmExtractor
+    from prompts.answer_cache import AnswerCache, users_cache
+    from prompts.extractors import DapeExtractor, NullExtractor, ServerExtractor, VlmExtractor
 
     dape = DapeExtractor(files.ram, machine) if files.ram else None
+    if files.vlm_server:
+        cache = None if options.no_vlm_cache or options.dry_run else AnswerCache(users_cache())
+        tokens, at_once = options.max_new_tokens, options.vlm_requests
+        return ServerExtractor(files.vlm_server, machine.times, tokens, at_once, dape, cache)
     if files.vlm:
         return VlmExtractor(files.vlm, machine, options.max_new_tokens, dape)
     return dape or NullExtractor()

@@ -42,7 +42,8 @@ def print_plan(
         say(f"           {failure.label}: {failure.reason}")
     states = "the whole picture" if settings.full_image else f"states of {width}x{height}"
     say(f"steps      {settings.rec_num} ({steps}), {settings.rec_type}, {states}")
-    say(f"prompts    {describe_line(parts.extractor)}")
+    asked_at = f", asked at {options.vlm_url}" if options.vlm_url is not None else ""
+    say(f"prompts    {describe_line(parts.extractor)}{asked_at}")
     say(f"backbone   {describe_line(parts.backbone)}")
     if parts.machine:
         plan = parts.machine.residency.plan(options.batch_size, working_side(options))

@@ -162,7 +162,10 @@ def _group(options: Namespace, settings: ChainSettings) -> int:
     """Return how many pictures go through a scale together."""
     if settings.full_image:  # they are of any size
         return 1
-    return settings.group if options.efficient_memory else options.batch_size
+    if options.efficient_memory:
+        return settings.group
+    at_once = options.vlm_requests if options.vlm_url is not None else 1
+    return max(options.batch_size, min(at_once, settings.group))
 
 
 def _follow(

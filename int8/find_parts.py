@@ -6,6 +6,8 @@
         model.onnx           the graph
         model.onnx.data      its weights
         quantization.json    what it was made from, how, and how near it comes to PyTorch
+        config.json, ort_config.json    what optimum wants beside them
+    QUANTIZED_DIR/pipeline/             all six as optimum's pipeline, see `int8.write_folder`
 
 A part stands in only where it is whole and was made from the files of this run: the SHA-256 of the base
 weights, of config.json, and of the SR LoRA and VAE encoder are recorded. A part that is missing, broken or
@@ -28,7 +30,7 @@ from sd3.spec import PARTS
 
 MODEL, DATA, RECORD = "model.onnx", "model.onnx.data", "quantization.json"
 MAX_RECORD = 16 * 2**20  # bytes
-FORMAT = 1  # of quantization.json and of the calls; a part of another format is not used
+FORMAT = 2  # of quantization.json and of the calls; a part of another format is not used
 
 
 @dataclass

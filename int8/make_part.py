@@ -10,11 +10,8 @@ VAE instead, which make pixels, the SR picture that comes out at the end within 
 
 import json
 import logging
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +35,9 @@ from int8.choose_layers import (
 from int8.export import Graph, LayerPlan, trace
 from int8.find_parts import DATA, FORMAT, MODEL, RECORD, describe_sources, part_folder, source_files
 from int8.pipeline import PartWeights, Pipeline, Tensors
-from int8.run_part import OnnxPart
-from machine.interrupts import held
+from int8.run_part import HIDDEN, OnnxPart
+from int8.write_folder import replacing, write_configurations
+from sd3.networks import Part
 from sd3.spec import PARTS, TEXT_PARTS
 
 logger = logging.getLogger(__name__)
@@ -72,15 +70,14 @@ class Measured:
         )
 
     def __str__(self) -> str:
-        """Return it in one line."""
-        lines = [
+        """Return it in one line: of what makes pixels, the picture says it all."""
+        if self.sr_psnr is not None:
+            return f"the SR picture is {self.sr_psnr:.1f} dB from fp32's"
+        return "; ".join(
             f"{name}: cosine {one.cosine:.5f}, worst token {one.worst_token:.5f},"
             f" relative error {one.relative_error:.4f}"
             for name, one in self.outputs.items()
-        ]
-        if self.sr_psnr is not None:
-            lines.append(f"SR picture {self.sr_psnr:.1f} dB")
-        return "; ".join(lines)
+        )
 
 
 @dataclass
@@ -136,7 +133,7 @@ def quantize_part(component: str, pipeline: Pipeline, output_dir: Path, options:
 
     target = part_folder(output_dir, component)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(target) as folder:
+    with replacing(target) as folder:
         tried = []
         for plan in plans(costs):
             export.write(graph, plan, weights, folder)
@@ -145,6 +142,7 @@ def quantize_part(component: str, pipeline: Pipeline, output_dir: Path, options:
             logger.info("%s, layers %s: %s", component, _words(tried[-1][0]), measured)
             if measured.bar_met:
                 break
+        write_configurations(folder, weights.files.folder / "config.json", plan)
         result = Result(target, measured, tried, plan, costs)
         result.fp32_bytes = 4 * weights.parameters()
         result.bytes = sum(file.stat().st_size for file in folder.iterdir())
@@ -157,31 +155,40 @@ def quantize_part(component: str, pipeline: Pipeline, output_dir: Path, options:
 
 def trace_part(component: str, weights: PartWeights) -> Graph:
     """Trace a part with small inputs; batch, picture size and number of text tokens stay free."""
-    config = weights.files.config
+    config, names = weights.files.config, PARTS[component].inputs
+    network, outputs = weights.network(), PARTS[component].outputs
     batch = {0: "batch"}
-    image = batch | {2: "height", 3: "width"}
-    inputs: dict[str, torch.Tensor]
+    image, made = batch | {2: "height", 3: "width"}, batch | {2: "height_out", 3: "width_out"}
     if component in TEXT_PARTS:
-        inputs = {"input_ids": torch.zeros(1, PARTS[component].tokens, dtype=torch.int64)}
-        axes = dict.fromkeys(("input_ids", *PARTS[component].outputs), batch)
+        examples = [torch.zeros(1, PARTS[component].tokens, dtype=torch.int64)]
+        free = [batch]
+        if len(outputs) > 1:
+            network = _WholeClip(network.model, network.dtype)
+            hidden = (f"{HIDDEN}{number}" for number in range(config["num_hidden_layers"]))
+            outputs = ("text_embeds", "last_hidden_state", *hidden)
+        made = batch
     elif component == "transformer":
-        inputs = {
-            "latent": torch.zeros(1, config["in_channels"], 8, 8),
-            "timestep": torch.zeros(1),
-            "prompt_embeds": torch.zeros(1, 8, config["joint_attention_dim"]),
-            "pooled": torch.zeros(1, config["pooled_projection_dim"]),
-        }
-        axes = {
-            "latent": image, "timestep": batch, "prompt_embeds": batch | {1: "tokens"}, "pooled": batch,
-            "velocity": batch | {2: "height_out", 3: "width_out"},
-        }  # fmt: skip
+        examples = [
+            torch.zeros(1, config["in_channels"], 8, 8),
+            torch.zeros(1),
+            torch.zeros(1, 8, config["joint_attention_dim"]),
+            torch.zeros(1, config["pooled_projection_dim"]),
+        ]
+        free = [image, batch, batch | {1: "tokens"}, batch]
     else:
-        name, channels, side = (
-            ("x", 3, 64) if component == "vae_encoder" else ("z", config["latent_channels"], 8)
-        )
-        inputs = {name: torch.zeros(1, channels, side, side)}
-        axes = {name: image, PARTS[component].outputs[0]: batch | {2: "height_out", 3: "width_out"}}
-    return trace(weights.network(), inputs, PARTS[component].outputs, axes)
+        channels, side = (3, 64) if component == "vae_encoder" else (config["latent_channels"], 8)
+        examples, free = [torch.zeros(1, channels, side, side)], [image]
+    axes = dict(zip(names, free, strict=True)) | dict.fromkeys(outputs, made)
+    return trace(network, dict(zip(names, examples, strict=True)), outputs, axes)
+
+
+class _WholeClip(Part):
+    """A CLIP text encoder with all that optimum's pipelines ask it for; a session computes it anyway."""
+
+    def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the pooled projection, the last hidden state with its norm, and those before it."""
+        output = self.model(self.place(input_ids), output_hidden_states=True)
+        return output.text_embeds, output.last_hidden_state, *output.hidden_states[:-1]
 
 
 def _measure(
@@ -227,7 +234,7 @@ def _record(
 
     checkpoint = pipeline.checkpoint
     sources = source_files(component, checkpoint.folder, checkpoint.lora_path, checkpoint.vae_path)
-    packages = ("torch", "onnx", "onnxruntime", "transformers", "diffusers")
+    packages = ("torch", "onnx", "onnxruntime", "optimum", "transformers", "diffusers")
     return {
         "format": FORMAT,
         "component": component,
@@ -267,25 +274,3 @@ def _words(count: Mapping[str, int]) -> str:
 
 def _progress(items: Sequence[Any], what: str) -> Any:
     return tqdm(items, desc=what, leave=False, disable=None)
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """Give a new folder beside the target, and put it in the target's place when the body is done."""
-    new = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        yield new
-        new.chmod(0o755)
-        old = new.with_name(f"{new.name}.old")
-        with held():  # between the two, neither would be in its place
-            if target.exists():
-                target.replace(old)
-            try:
-                new.replace(target)
-            except OSError:
-                if old.exists():
-                    old.replace(target)
-                raise
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+HIDDEN = "hidden_states."  # and a number from 0: a CLIP's hidden states, but for the last one
+
 
 def refuse_what_does_not_open(found: QuantizedParts) -> None:
     """Leave to PyTorch the parts that onnxruntime has something against.
@@ -90,6 +92,10 @@ class OnnxPart:
             logger.warning("onnxruntime's CUDA provider does not load here (its CUDA is another?): CPU")
         self.device = device
         self._inputs = {value.name: value.type for value in self.session.get_inputs()}
+        self._outputs = [value.name for value in self.session.get_outputs()]
+        hidden = [name for name in self._outputs if name.startswith(HIDDEN)]
+        if hidden:  # of a CLIP's, SD3 wants the penultimate one, and the pooled projection
+            self._outputs = [hidden[-1], "text_embeds"]
 
     def __call__(self, *inputs: "torch.Tensor") -> "torch.Tensor | tuple[torch.Tensor, ...]":
         """Run the session; floating-point inputs of any dtype, outputs fp32 on `device`."""
@@ -99,7 +105,8 @@ class OnnxPart:
             name: (tensor.long() if kind == "tensor(int64)" else tensor.float()).cpu().numpy()
             for (name, kind), tensor in zip(self._inputs.items(), inputs, strict=True)
         }
-        outputs = tuple(torch.from_numpy(array).to(self.device) for array in self.session.run(None, feed))
+        arrays = self.session.run(self._outputs, feed)
+        outputs = tuple(torch.from_numpy(array).to(self.device) for array in arrays)
         return outputs if len(outputs) > 1 else outputs[0]
 
 

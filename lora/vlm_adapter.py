@@ -1,4 +1,4 @@
-"""The tuned prompt extractor: a PEFT LoRA folder for Qwen2.5-VL, merged into the model's weights.
+"""The tuned prompt extractor: a PEFT LoRA folder for Qwen2.5-VL or another VLM, merged into its weights.
 
 Chain-of-Zoom's ``VLM_LoRA/checkpoint-10000`` (arXiv 2505.18600, section 3.3: preferences learned with
 GRPO) was trained on the module tree of older transformers, ``model.layers.N`` and ``visual``; today's has
@@ -57,12 +57,15 @@ def todays_name(name: str) -> str:
     return re.sub(r"^model\.(?!language_model\.|visual\.)", "model.language_model.", name)
 
 
-def check_vlm_adapter(folder: Path, linears: Mapping[str, tuple[int, ...]]) -> VlmAdapter:
+def check_vlm_adapter(
+    folder: Path, linears: Mapping[str, tuple[int, ...]], older_qwen: bool = True
+) -> VlmAdapter:
     """Check an adapter folder against its base model, reading no weight.
 
     Args:
         folder: holds ``adapter_config.json`` and ``adapter_model.safetensors``.
         linears: shape (outputs, inputs) of each linear layer of the base, by its name in today's tree.
+        older_qwen: whether the adapter's names may be those of Qwen2.5-VL's older tree.
 
     Raises:
         InputError: a file is missing or broken; the adapter uses what cannot be merged; it was made for
@@ -83,11 +86,13 @@ def check_vlm_adapter(folder: Path, linears: Mapping[str, tuple[int, ...]]) -> V
     keys: dict[str, dict[str, str]] = {}
     for key in shapes:
         match = _KEY.fullmatch(key)
-        name = todays_name(match[1]) if match else ""
+        name = (todays_name(match[1]) if older_qwen else match[1]) if match else ""
         if match is None or name not in linears:
             raise InputError(f"{file}: made for another base model: {key} has no place in this one")
         keys.setdefault(name, {})[match[2]] = key
-    is_todays_tree = any(".language_model." in key or ".model.visual." in key for key in shapes)
+    is_todays_tree = not older_qwen or any(
+        ".language_model." in key or ".model.visual." in key for key in shapes
+    )
     for name, (outputs, inputs) in linears.items():
         pair = keys.get(name, {})
         if not pair:
@@ -132,7 +137,7 @@ def _settings(config: dict[str, Any], path: Path) -> tuple[int, float, str | lis
 
 
 def merge_vlm_adapter(model: "torch.nn.Module", adapter: VlmAdapter, dtype: "torch.dtype") -> None:
-    """Add an adapter to a Qwen2.5-VL model's weights: W' = W + alpha / r * B A, in float32, cast once.
+    """Add an adapter to a VLM's weights: W' = W + alpha / r * B A, in float32, cast once.
 
     Args:
         model: with the weights as they are in its file; changed in place. The layers that the adapter

@@ -1,12 +1,13 @@
 """What a step's picture shows, in words: the prompts that steer the SR backbone.
 
-Three extractors behind one protocol (`zoom.protocols.PromptExtractor`), as in Chain-of-Zoom (arXiv
-2505.18600, section 3.2): none, RAM's tags with DAPE, and the answer of Qwen2.5-VL. Each yields one prompt an
-input, in order, a batch at a time.
+Extractors behind one protocol (`zoom.protocols.PromptExtractor`), as in Chain-of-Zoom (arXiv 2505.18600,
+section 3.2): none, RAM's tags with DAPE, and the answer of a VLM, here or behind a server. Each yields one
+prompt an input, in order.
 """
 
 import logging
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from PIL.Image import Image
@@ -14,8 +15,12 @@ from PIL.Image import Image
 from errors import PictureError
 from machine.machine import Machine
 from machine.memory import Size
-from prompts.qwen_vl import QwenProcessor, answer_fault, check_vlm, generate, load_vlm, one_line
+from machine.stage_times import StageTimes
+from prompts.answer_cache import AnswerCache, digest_of_question
+from prompts.questions import answer_fault, conversation, one_line, pictures_of
 from prompts.vlm_files import VlmFiles
+from prompts.vlm_loading import check_vlm, generate, load_vlm, processor_of
+from prompts.vlm_server import ServerFailure, VlmServer
 from ram.files import RamFiles
 from zoom.protocols import Prompt, StepInput
 
@@ -100,7 +105,7 @@ class DapeExtractor:
 
 
 class VlmExtractor:
-    """Asks Qwen2.5-VL what it sees in the SR input, knowing the picture it was cut from."""
+    """Asks Qwen2.5-VL, or another VLM, what it sees in the SR input, knowing what that was cut from."""
 
     def __init__(
         self, files: VlmFiles, machine: Machine, max_new_tokens: int, fallback: DapeExtractor | None
@@ -116,45 +121,27 @@ class VlmExtractor:
         Raises:
             InputError: the VLM is not whole, or its tokenizer or image processor is damaged.
         """
-        self.files, self.machine, self.max_new_tokens = files, machine, max_new_tokens
+        self.files, self.machine, self.max_new_tokens = check_vlm(files), machine, max_new_tokens
         self.fallback = fallback
-        check_vlm(files)
-        self._processor = QwenProcessor(files.folder)
+        self._processor = processor_of(files)
         device = machine.devices.vlm
         self.dtype = dtype = machine.dtype(device, files.model.dtype)
         parameters = files.model.parameters
         size = Size(parameters, parameters * dtype.itemsize)
-        machine.residency.add(VLM, lambda device: load_vlm(files, device, dtype), device, size)
+        machine.residency.add(VLM, lambda device: load_vlm(self.files, device, dtype), device, size)
 
     def __call__(self, inputs: Sequence[StepInput]) -> Iterator[Prompt | PictureError]:
         """Yield the VLM's answer to each input as one line; inputs RGB, of any size."""
         return self.machine.batches(VLM, inputs, self._prompts)
 
     def _prompts(self, inputs: Sequence[StepInput]) -> list[Prompt | PictureError]:
-        answers = self._ask(inputs)
-        faults = [answer_fault(answer) for answer in answers]
-        # Asked only now that the VLM is idle: under --efficient_memory the tagger takes its place.
-        speaker = NullExtractor() if self.fallback is None else self.fallback
-        substitutes = iter(speaker([one for one, fault in zip(inputs, faults, strict=True) if fault]))
-        prompts: list[Prompt | PictureError] = []
-        for answer, fault in zip(answers, faults, strict=True):
-            if not fault:
-                prompts.append(Prompt(text=one_line(answer), extractor="vlm", raw=answer))
-                continue
-            logger.warning("the VLM's answer is %s: %r", fault, answer)
-            other = next(substitutes)
-            if isinstance(other, Prompt):
-                note = f"the VLM's answer is {fault}"
-                other = Prompt(other.text, other.extractor, raw=answer, note=note)
-            prompts.append(other)
-        return prompts
+        answers = self._ask(inputs)  # the fallback speaks when the VLM is idle: it may take its place
+        return prompts_from(inputs, answers, self.fallback)
 
     def _ask(self, inputs: Sequence[StepInput]) -> list[str]:
         times = self.machine.times
         with times.stage("prompt.vlm.prepare"):
-            questions = self._processor(
-                [[one.sr_input] if one.parent is None else [one.parent, one.sr_input] for one in inputs]
-            )
+            questions = self._processor([pictures_of(one) for one in inputs])
         with self.machine.residency.use(VLM) as model, times.stage("prompt.vlm.forward"):
             ids = generate(model, questions, self.max_new_tokens)
         return self._processor.decode(ids)
@@ -168,3 +155,101 @@ class VlmExtractor:
             "max_new_tokens": self.max_new_tokens,
             "fallback": (self.fallback or NullExtractor()).describe(),
         }
+
+
+class ServerExtractor:
+    """Asks a VLM behind a server the same questions, several at a time."""
+
+    def __init__(
+        self,
+        server: VlmServer,
+        times: StageTimes,
+        max_new_tokens: int,
+        at_once: int,
+        fallback: DapeExtractor | None,
+        cache: AnswerCache | None = None,
+    ) -> None:
+        """Make ready to ask.
+
+        Args:
+            server: checked.
+            times: to add the seconds to.
+            max_new_tokens: where an answer is cut off.
+            at_once: questions that the server has at a time, at most.
+            fallback: see `prompts_from`.
+            cache: of answers that the server has given before; None asks every question.
+        """
+        self.server, self.times, self.max_new_tokens = server, times, max_new_tokens
+        self.at_once, self.fallback, self.cache = at_once, fallback, cache
+
+    def __call__(self, inputs: Sequence[StepInput]) -> Iterator[Prompt | PictureError]:
+        """Yield the server's answer to each input as one line; inputs RGB, of any size."""
+        pool = ThreadPoolExecutor(self.at_once, thread_name_prefix="vlm")
+        try:
+            for one, answer in zip(inputs, [pool.submit(self._ask, one) for one in inputs], strict=True):
+                with self.times.stage(f"{VLM}.answer"):
+                    said = answer.result()
+                yield from prompts_from([one], [said], self.fallback)
+        finally:  # an interrupted run does not wait for answers
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _ask(self, one: StepInput) -> str | ServerFailure:
+        messages = conversation(pictures_of(one))
+        question = None
+        if self.cache is not None:
+            about = {"server": self.server.identity, "max_tokens": self.max_new_tokens}
+            question = digest_of_question(about, messages)
+            known = self.cache.get(question)
+            if known is not None:
+                return known
+        try:
+            answer = self.server.ask(messages, self.max_new_tokens)
+        except ServerFailure as failure:
+            return failure
+        if self.cache is not None and question is not None:
+            self.cache.put(question, answer)
+        return answer
+
+    def describe(self) -> dict[str, object]:
+        """Say which model answers and how, for run.json; where it is served may change between runs."""
+        return {
+            "extractor": "vlm",
+            "model": self.server.model,
+            "served": True,
+            "max_new_tokens": self.max_new_tokens,
+            "fallback": (self.fallback or NullExtractor()).describe(),
+        }
+
+
+def prompts_from(
+    inputs: Sequence[StepInput], answers: Sequence[str | ServerFailure], fallback: DapeExtractor | None
+) -> list[Prompt | PictureError]:
+    """Make prompts of a VLM's answers; where one is no prompt, or there is none, another extractor speaks.
+
+    Args:
+        inputs: what was asked about.
+        answers: to each, as they came.
+        fallback: speaks instead; None leaves the prompt empty then.
+    """
+    notes = [_note_on(answer) for answer in answers]
+    speaker = NullExtractor() if fallback is None else fallback
+    substitutes = iter(speaker([one for one, note in zip(inputs, notes, strict=True) if note]))
+    prompts: list[Prompt | PictureError] = []
+    for answer, note in zip(answers, notes, strict=True):
+        raw = "" if isinstance(answer, ServerFailure) else answer
+        if not note:
+            prompts.append(Prompt(text=one_line(raw), extractor="vlm", raw=raw))
+            continue
+        logger.warning("%s%s", note, f": {raw!r}" if raw else "")
+        other = next(substitutes)
+        if isinstance(other, Prompt):
+            other = Prompt(other.text, other.extractor, raw=raw, note=note)
+        prompts.append(other)
+    return prompts
+
+
+def _note_on(answer: str | ServerFailure) -> str:
+    if isinstance(answer, ServerFailure):
+        return f"the VLM gave no answer: {answer}"
+    fault = answer_fault(answer)
+    return f"the VLM's answer is {fault}" if fault else ""

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL's folder, found or fetched, and checked without importing torch."""
+"""A VLM's folder, found or fetched, and checked without importing torch."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -21,22 +21,36 @@ from checkpoints.hub import find_model, revision_of
 from errors import InputError
 from lora.vlm_adapter import VlmAdapter, check_vlm_adapter, todays_name
 
+QWEN2_5 = "qwen2_5_vl"  # the published system's kind; what is known of other kinds is transformers' knowledge
 _HUB_FILES = ("*.json", "*.jinja", "*.txt", "*.safetensors")
 
 
 @dataclass(frozen=True)
 class VlmFiles:
-    """A checked Qwen2.5-VL folder, with the adapter that goes with it.
+    """A checked folder of a picture-text model, with the adapter that goes with it.
 
     Attributes:
         name: the hub name, or the last part of a folder's path.
         model: its configuration and weights.
         adapter: the tuned prompt extractor's weights, or None.
+        adapter_folder: where they are; for other kinds than Qwen2.5-VL, `prompts.vlm_loading.check_vlm` looks
+            into it.
     """
 
     name: str
     model: ModelFiles
-    adapter: VlmAdapter | None
+    adapter: VlmAdapter | None = None
+    adapter_folder: Path | None = None
+
+    @property
+    def kind(self) -> str:
+        """Transformers' name of the kind of model."""
+        return str(self.model.config.get("model_type"))
+
+    @property
+    def title(self) -> str:
+        """What messages call the kind of model."""
+        return "Qwen2.5-VL" if self.kind == QWEN2_5 else f"{self.kind} model"
 
     @property
     def folder(self) -> Path:
@@ -61,7 +75,7 @@ class VlmFiles:
 
 
 def check_vlm_folder(vlm_path: str | Path, vlm_lora_path: Path | None, download: bool = False) -> VlmFiles:
-    """Find Qwen2.5-VL and check what headers and configurations tell, without importing torch.
+    """Find a picture-text model and check what headers and configurations tell, without importing torch.
 
     Args:
         vlm_path: a folder in transformers' layout, or a name on the Hugging Face hub.
@@ -73,9 +87,10 @@ def check_vlm_folder(vlm_path: str | Path, vlm_lora_path: Path | None, download:
     """
     folder = find_model(str(vlm_path), needed_files, is_whole, download)
     refuse_odd_files(folder)
-    kind = read_json(folder / "config.json").get("model_type")
-    if kind != "qwen2_5_vl":
-        raise InputError(f"{folder}: a {kind} model, but --vlm_path needs a Qwen2.5-VL")
+    config = read_json(folder / "config.json")
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or not isinstance(config.get("vision_config"), dict):
+        raise InputError(f"{folder}: a {kind} model, but --vlm_path needs one that sees, such as Qwen2.5-VL")
     for name in ("preprocessor_config.json", "tokenizer_config.json"):
         read_json(folder / name)
     generation = folder / "generation_config.json"
@@ -85,10 +100,11 @@ def check_vlm_folder(vlm_path: str | Path, vlm_lora_path: Path | None, download:
         raise InputError(f"{folder}: no tokenizer (tokenizer.json) in it; download the folder again")
     model = read_model(folder, names=TRANSFORMERS)
     adapter = None
-    if vlm_lora_path is not None:
+    if vlm_lora_path is not None and kind == QWEN2_5:
         with blaming(vlm_lora_path):
             adapter = check_vlm_adapter(vlm_lora_path, linear_layers(model.tensors))
-    return VlmFiles(str(vlm_path) if revision_of(folder) else folder.resolve().name, model, adapter)
+    name = str(vlm_path) if revision_of(folder) else folder.resolve().name
+    return VlmFiles(name, model, adapter, vlm_lora_path)
 
 
 def needed_files(names: Sequence[str]) -> list[str]:
@@ -111,7 +127,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def linear_layers(tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
-    """Shape (outputs, inputs) of every linear layer inside the two towers, by its name in today's tree."""
+    """Shape (outputs, inputs) of every linear layer of Qwen2.5-VL's towers, by its name in today's tree."""
     return {
         todays_name(name.removesuffix(".weight")): info.shape
         for name, info in tensors.items()

@@ -27,7 +27,7 @@ class PartSpec:
 
     Attributes:
         folder: in the diffusers layout; the VAE's halves share one, and run at different times.
-        inputs, outputs: names of what the part's call takes and gives, in order.
+        inputs, outputs: names of what the part's call takes and gives, in order, as optimum calls them.
         tokenizer: folder of its tokenizer; empty where it reads no text.
         tokens: length that prompts are padded or cut to.
         special_tokens: of these, what the tokenizer adds.
@@ -47,23 +47,34 @@ class PartSpec:
 
 PARTS = {
     "text_enc_1": PartSpec(
-        "text_encoder", ("input_ids",), ("hidden_state", "pooled"), "tokenizer", tokens=77, special_tokens=2
+        "text_encoder", ("input_ids",), ("hidden_states", "text_embeds"), "tokenizer", 77, special_tokens=2
     ),
     "text_enc_2": PartSpec(
-        "text_encoder_2", ("input_ids",), ("hidden_state", "pooled"), "tokenizer_2", 77, special_tokens=2
+        "text_encoder_2",
+        ("input_ids",),
+        ("hidden_states", "text_embeds"),
+        "tokenizer_2",
+        77,
+        special_tokens=2,
     ),
     "text_enc_3": PartSpec(
         "text_encoder_3",
         ("input_ids",),
-        ("hidden_state",),
+        ("last_hidden_state",),
         "tokenizer_3",
         tokens=512,
         special_tokens=1,
         tied=frozenset({"shared.weight", "encoder.embed_tokens.weight"}),
     ),
-    "transformer": PartSpec("transformer", ("latent", "timestep", "prompt_embeds", "pooled"), ("velocity",)),
-    "vae_encoder": PartSpec("vae", ("x",), ("moments",), other_half=("decoder.", "post_quant_conv.")),
-    "vae_decoder": PartSpec("vae", ("z",), ("picture",), other_half=("encoder.", "quant_conv.")),
+    "transformer": PartSpec(
+        "transformer",
+        ("hidden_states", "timestep", "encoder_hidden_states", "pooled_projections"),
+        ("out_hidden_states",),
+    ),
+    "vae_encoder": PartSpec(
+        "vae", ("sample",), ("latent_parameters",), other_half=("decoder.", "post_quant_conv.")
+    ),
+    "vae_decoder": PartSpec("vae", ("latent_sample",), ("sample",), other_half=("encoder.", "quant_conv.")),
 }
 TEXT_PARTS = tuple(name for name, part in PARTS.items() if part.tokenizer)
 VAE_PARTS = tuple(name for name, part in PARTS.items() if part.folder == "vae")

@@ -102,7 +102,8 @@ def one_of_many_killed(out: Path, kind: str, after: float, way: str, dice: rando
         # a worker of torchrun's, an actor of Ray's, or who has begun them
         named = [(process, " ".join(process.cmdline())) for process in processes]
         ours = [process for process, name in named if "inference_coz.py" in name or name.startswith("ray::")]
-        dice.choice(ours).kill()
+        if ours:
+            dice.choice(ours).kill()
     run.communicate(timeout=120)
     again = start(out, kind, more, before)
     _, said = again.communicate(timeout=120)

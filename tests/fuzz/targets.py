@@ -4,9 +4,12 @@ Each target takes a folder to work in and a seed, damages one file, and reads it
 good, or say in one line of at most 300 characters what is wrong with it; whatever else it does is a finding.
 """
 
+import atexit
 import io
 import os
 import random
+import shutil
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -217,6 +220,29 @@ def vlm(folder: Path, dice: random.Random) -> None:
         pass
 
 
+@cache
+def tiny_vlms() -> list[Path]:
+    """Folders of other kinds of VLM; they stay as long as the process."""
+    from tiny_vlms import TINY
+
+    root = Path(tempfile.mkdtemp(prefix="tiny_vlms"))
+    atexit.register(shutil.rmtree, root)
+    return [TINY[kind](root / kind) for kind in ("smolvlm", "internvl", "qwen3_vl")]
+
+
+def other_vlm(folder: Path, dice: random.Random) -> None:
+    """The folder of another kind of VLM: checked, its processor tried, and loaded."""
+    from machine.machine import Machine
+    from prompts.extractors import VLM, VlmExtractor
+    from prompts.vlm_files import check_vlm_folder
+
+    with_one_damaged(dice.choice(tiny_vlms()), folder, dice)
+    machine = Machine.choose("cpu")
+    VlmExtractor(check_vlm_folder(folder, None), machine, 4, None)
+    with machine.residency.use(VLM):
+        pass
+
+
 def quantized(folder: Path, dice: random.Random) -> None:
     """A folder of quantized parts: nothing in it ends a run."""
     from int8.find_parts import read_parts
@@ -241,7 +267,18 @@ def spots_csv(folder: Path, dice: random.Random) -> None:
     read_spots(folder / "spots.csv", ["scene.png", "turned, too.png"])
 
 
-TARGETS: list[Target] = [picture, run_json, prompts_csv, spots_csv, sd3, sr_files, tagger, vlm, quantized]
+TARGETS: list[Target] = [
+    picture,
+    run_json,
+    prompts_csv,
+    spots_csv,
+    sd3,
+    sr_files,
+    tagger,
+    vlm,
+    other_vlm,
+    quantized,
+]
 
 
 def finding(target: Target, folder: Path, seed: int) -> str:

@@ -92,7 +92,7 @@ def test_too_small_a_disk_is_told_before_anything_is_read(command, tmp_path, mon
 def test_every_part_is_written_with_its_data_and_a_record(quantized, component):
     folder = part_folder(quantized, component)
     assert sorted(file.name for file in folder.iterdir()) == [
-        "model.onnx", "model.onnx.data", "quantization.json",
+        "config.json", "model.onnx", "model.onnx.data", "ort_config.json", "quantization.json",
     ]  # fmt: skip
     written = record(quantized, component)
     assert written["bar_met"] is True

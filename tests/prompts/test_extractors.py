@@ -13,7 +13,8 @@ from errors import InputError, PictureError
 from machine.machine import Machine
 from prompts import extractors
 from prompts.extractors import DAPE, VLM, DapeExtractor, NullExtractor, VlmExtractor
-from prompts.qwen_vl import QwenProcessor, one_line
+from prompts.questions import one_line
+from prompts.qwen_vl import QwenProcessor
 from prompts.vlm_files import check_vlm_folder
 from ram.files import check_ram_files
 from ram.model import RamTagger

@@ -9,8 +9,10 @@ import torch
 from conftest import PARITY
 from PIL import Image
 
-from prompts.qwen_vl import QwenProcessor, answer_fault, generate, load_vlm, one_line
+from prompts.questions import answer_fault, one_line
+from prompts.qwen_vl import QwenProcessor
 from prompts.vlm_files import check_vlm_folder
+from prompts.vlm_loading import generate, load_vlm
 
 QWEN = PARITY / "qwen"
 ADAPTER = PARITY / "VLM_LoRA" / "checkpoint-10000"

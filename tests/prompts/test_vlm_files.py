@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from checkpoints.headers import safetensors_info
 from errors import InputError
 from lora.vlm_adapter import check_vlm_adapter, merge_vlm_adapter, todays_name
-from prompts.qwen_vl import check_vlm, load_vlm
 from prompts.vlm_files import check_vlm_folder, linear_layers
+from prompts.vlm_loading import check_vlm, load_vlm
 
 QWEN = PARITY / "qwen"
 ADAPTER = PARITY / "VLM_LoRA" / "checkpoint-10000"
@@ -91,7 +91,8 @@ def test_a_hub_name_that_cannot_be_fetched_says_how_to_go_on(download, why):
 def test_another_kind_of_model_is_refused(qwen_copy):
     with changed_json(qwen_copy / "config.json") as config:
         config["model_type"] = "llama"
-    assert "a llama model, but --vlm_path needs a Qwen2.5-VL" in refused(qwen_copy)
+        del config["vision_config"]
+    assert "a llama model, but --vlm_path needs one that sees" in refused(qwen_copy)
 
 
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "model.safetensors"])
