@@ -16,6 +16,7 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
+_DIGEST = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 SMALL = 64 * 2**20  # bytes; smaller files are hashed each time
 
 
@@ -29,15 +30,55 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def git_sha1_of(file: Path) -> str:
+    """Return git's name of a file's content, by which the hub knows files that are not in Git LFS.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    content = file.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def blob_name(path: Path) -> str | None:
+    """Return the digest that the hub's cache names a file by: SHA-256, or git's SHA-1; None elsewhere."""
+    real = path.resolve()
+    return real.name if real.parent.name == "blobs" and _DIGEST.fullmatch(real.name) else None
+
+
+def digest_of(path: Path, like: str, anew: bool = False) -> str:
+    """Return the digest of a file's content, read and not taken from its name.
+
+    Args:
+        path: of the file.
+        like: a digest of the same kind: SHA-256 (64 digits) or git's SHA-1 (40).
+        anew: whether a large file is read although its SHA-256 is remembered.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if len(like) == len(hashlib.sha1(usedforsecurity=False).hexdigest()):
+        return git_sha1_of(path)
+    return sha256_of(path) if anew else remembered_sha256(path)
+
+
 def checkpoint_sha256(path: Path) -> str:
     """Return the SHA-256 of a file that seldom changes; see the module's description for large ones.
 
     Raises:
         OSError: it cannot be read.
     """
+    name = blob_name(path)
+    return name if name is not None and len(name) == 64 else remembered_sha256(path)
+
+
+def remembered_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content; that of a large file is remembered until it changes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     real = path.resolve()
-    if real.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", real.name):
-        return real.name
     status = real.stat()
     if not stat.S_ISREG(status.st_mode):  # a pipe or a device has no end
         raise OSError(errno.EINVAL, "not a regular file", str(path))

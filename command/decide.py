@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from checkpoints import catalogue
 from checkpoints.hub import SD3_NAME
-from checkpoints.places import DAPE, QUANTIZED, RAM, SR_LORA, SR_VAE
+from checkpoints.places import DAPE, QUANTIZED, RAM, RAM_TAGS, RAM_THRESHOLDS, SR_LORA, SR_VAE
 from command.arguments import underscored
 from command.films import film_settings
 from command.look import decide_texture, decide_tile_prompts, decide_where
@@ -256,8 +257,8 @@ def _decide_sd3(options: argparse.Namespace) -> None:
         if path is None:
             if not default.is_file():
                 raise InputError(
-                    f"--{name} is not given, and {default} is not there: ckpt/README.md says where to get "
-                    "it; --no_sr_lora if plain SD3 is meant"
+                    f"--{name} is not given, and {default} is not there: "
+                    f"{catalogue.how_to_get([catalogue.SR_LORA])} fetches it; --no_sr_lora for plain SD3"
                 )
             setattr(options, name, default)
         _must_be_file(options, name)
@@ -267,7 +268,7 @@ def _decide_ram(options: argparse.Namespace) -> None:
     if options.prompt_type == "dape" and options.ram_path is None:
         raise InputError(
             f"--prompt_type dape wants RAM: --ram_path is not given, and {RAM} is not there: "
-            "ckpt/README.md says where to get it"
+            f"{catalogue.how_to_get([catalogue.RAM])} fetches it"
         )
     for name in ("ram_path", "ram_ft_path"):
         _must_be_file(options, name)
@@ -277,5 +278,5 @@ def _decide_ram(options: argparse.Namespace) -> None:
                 raise InputError(f"--{name} only goes with RAM's weights: --ram_path")
     else:
         beside = options.ram_path.parent
-        options.ram_tags = options.ram_tags or beside / "ram_tag_list.txt"
-        options.ram_thresholds = options.ram_thresholds or beside / "ram_tag_list_threshold.txt"
+        options.ram_tags = options.ram_tags or beside / RAM_TAGS.name
+        options.ram_thresholds = options.ram_thresholds or beside / RAM_THRESHOLDS.name

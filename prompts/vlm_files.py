@@ -85,7 +85,7 @@ def check_vlm_folder(vlm_path: str | Path, vlm_lora_path: Path | None, download:
     Raises:
         InputError: one line with what is wrong and the way out.
     """
-    folder = find_model(str(vlm_path), _needed_files, _is_whole, download)
+    folder = find_model(str(vlm_path), needed_files, is_whole, download)
     refuse_odd_files(folder)
     config = read_json(folder / "config.json")
     kind = config.get("model_type")
@@ -107,7 +107,8 @@ def check_vlm_folder(vlm_path: str | Path, vlm_lora_path: Path | None, download:
     return VlmFiles(name, model, adapter, vlm_lora_path)
 
 
-def _needed_files(names: Sequence[str]) -> list[str]:
+def needed_files(names: Sequence[str]) -> list[str]:
+    """Choose among a repository's files: configurations, tokenizer and weights."""
     return [name for name in names if "/" not in name and any(fnmatch(name, one) for one in _HUB_FILES)]
 
 
@@ -115,7 +116,8 @@ def _has_tokenizer(folder: Path) -> bool:
     return (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()
 
 
-def _is_whole(folder: Path) -> bool:
+def is_whole(folder: Path) -> bool:
+    """Tell whether a folder holds every file that is needed."""
     try:
         weights = weights_files(folder, TRANSFORMERS)[0]
     except InputError:

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from checkpoints.catalogue import RAM_LISTS
 from checkpoints.folders import Shape, refuse_differences
 from checkpoints.gate import blaming
 from checkpoints.hashing import checkpoint_sha256, sha256_of
@@ -20,8 +21,7 @@ from errors import InputError
 logger = logging.getLogger(__name__)
 
 RELEASED_TAGS = 4585
-RELEASED_TAG_LIST = "5d96d2f7225527480ad773aaac76b6e5c08a18adf6eae9ca7d2ab923d5e7bd8b"  # sha256
-RELEASED_THRESHOLDS = "b6f81d0de1bc7f9c251af512c413eae976c77dbfbadf700d4e3d90510f4c6447"  # sha256
+RELEASED_TAG_LIST, RELEASED_THRESHOLDS = (file.sha256 for file in RAM_LISTS.files)
 
 # Parts of a RAM checkpoint that tagging does not need: the caption decoder, the caption's own
 # encoder, and tables that follow from the window size.

@@ -210,7 +210,7 @@ def test_sd3_without_its_sr_files_is_refused_and_plain_sd3_must_be_asked_for(com
         ([*SD3, "--lora_path", "nowhere.pkl"], "--lora_path nowhere.pkl: no such file"),
         ([*SD3, "--no_sr_lora", *SR], "contradict each other"),
         ([*SD3, *SR, "--vlm_lora_path", "nowhere"], "--vlm_lora_path nowhere: no such folder"),
-        ([*SD3, *SR, "--prompt_type", "dape"], "ckpt/README.md says where to get it"),
+        ([*SD3, *SR, "--prompt_type", "dape"], "python download_ckpt.py --for dape fetches it"),
         ([*SD3, *SR, "--lora_rank", 8], "rank"),
         (["--pretrained_model_name_or_path", "nowhere/at all", *SR], "nowhere/at all"),
     ],

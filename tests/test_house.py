@@ -24,7 +24,7 @@ FOLDERS = [
     "ram",
     "lora",
 ]
-COMMANDS = ["inference_coz.py", "make_viewer.py", "merge_runs.py", "quantize_model.py"]
+COMMANDS = ["download_ckpt.py", "inference_coz.py", "make_viewer.py", "merge_runs.py", "quantize_model.py"]
 TOP = [*COMMANDS, "osediff_sd3.py", "errors.py"]
 MODULES = [ROOT / name for name in TOP] + [file for name in FOLDERS for file in (ROOT / name).glob("*.py")]
 
