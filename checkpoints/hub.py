@@ -6,18 +6,15 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from checkpoints import catalogue
 from errors import InputError
 
 logger = logging.getLogger(__name__)
 
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # not ./folder
-SD3_NAME = "stabilityai/stable-diffusion-3-medium-diffusers"
-VLM_NAME = "Qwen/Qwen2.5-VL-3B-Instruct"
-# Revisions that are known to work; other models are taken as the hub has them today.
-REVISIONS = {
-    SD3_NAME: "ea42f8cef0f178587cf766dc8129abd379c90671",
-    VLM_NAME: "66285546d2b821cf421d4f5eb2576359d3770cd3",
-}
+SD3_NAME, VLM_NAME = catalogue.SD3.repository, catalogue.VLM.repository
+# These are taken at a revision that is known to work; other models as the hub has them today.
+KNOWN = {model.repository: model for model in (catalogue.SD3, catalogue.VLM)}
 
 
 def find_model(
@@ -49,7 +46,7 @@ def find_model(
         raise InputError(f"{path}: {not_a_file}")
     if not HUB_NAME.fullmatch(model):
         raise InputError(f"{path}: no such folder, and not a hub name (OWNER/NAME)")
-    cached = _in_cache(model)
+    cached = cached_folder(model)
     if cached is not None and (is_whole(cached) or not download):
         return cached
     if not download:
@@ -64,16 +61,25 @@ def revision_of(folder: Path) -> str | None:
     return folder.name if folder.parent.name == "snapshots" else None
 
 
-def _in_cache(name: str) -> Path | None:
+def cached_folder(name: str) -> Path | None:
+    """Return the folder of a model in the hub's cache, whole or not; None where it holds nothing of it.
+
+    Raises:
+        InputError: not a name that the hub accepts.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(name, revision=REVISIONS.get(name), local_files_only=True))
+        return Path(snapshot_download(name, revision=_revision(name), local_files_only=True))
     except HFValidationError:
         raise InputError(f"{name}: neither a folder here nor a model on the Hugging Face hub") from None
     except OSError:  # not in the cache: huggingface_hub's own errors are kinds of it
         return None
+
+
+def _revision(name: str) -> str | None:
+    return KNOWN[name].revision if name in KNOWN else None
 
 
 def _fetch(name: str, choose: Callable[[Sequence[str]], list[str]], cached: Path | None) -> Path:
@@ -85,7 +91,7 @@ def _fetch(name: str, choose: Callable[[Sequence[str]], list[str]], cached: Path
         RepositoryNotFoundError,
     )
 
-    revision = REVISIONS.get(name)
+    revision = _revision(name)
     try:
         wanted = choose(HfApi().list_repo_files(name, revision=revision))
         logger.info("fetching %d files of %s from the Hugging Face hub", len(wanted), name)

@@ -71,7 +71,7 @@ def check_vlm_folder(vlm_path: str | Path, vlm_lora_path: Path | None, download:
     Raises:
         InputError: one line with what is wrong and the way out.
     """
-    folder = find_model(str(vlm_path), _needed_files, _is_whole, download)
+    folder = find_model(str(vlm_path), needed_files, is_whole, download)
     refuse_odd_files(folder)
     kind = read_json(folder / "config.json").get("model_type")
     if kind != "qwen2_5_vl":
@@ -91,7 +91,8 @@ def check_vlm_folder(vlm_path: str | Path, vlm_lora_path: Path | None, download:
     return VlmFiles(str(vlm_path) if revision_of(folder) else folder.resolve().name, model, adapter)
 
 
-def _needed_files(names: Sequence[str]) -> list[str]:
+def needed_files(names: Sequence[str]) -> list[str]:
+    """Choose among a repository's files: configurations, tokenizer and weights."""
     return [name for name in names if "/" not in name and any(fnmatch(name, one) for one in _HUB_FILES)]
 
 
@@ -99,7 +100,8 @@ def _has_tokenizer(folder: Path) -> bool:
     return (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()
 
 
-def _is_whole(folder: Path) -> bool:
+def is_whole(folder: Path) -> bool:
+    """Tell whether a folder holds every file that is needed."""
     try:
         weights = weights_files(folder, TRANSFORMERS)[0]
     except InputError:

@@ -109,7 +109,7 @@ def find_sd3(model: str, replaced: Collection[str] = (), download: bool = False)
     return find_model(
         model,
         lambda names: needed_files(names, replaced),
-        lambda folder: _is_whole(folder, replaced),
+        lambda folder: is_whole(folder, replaced),
         download,
         f"a single-file checkpoint; SD3 is read from a folder in diffusers layout, such as {SD3_NAME}",
     )
@@ -182,8 +182,8 @@ def _has_tokenizer(folder: Path) -> bool:
     return any(all((folder / name).is_file() for name in names) for names in sufficient)
 
 
-def _is_whole(folder: Path, replaced: Collection[str]) -> bool:
-    """Tell whether a folder holds every file that is needed."""
+def is_whole(folder: Path, replaced: Collection[str] = ()) -> bool:
+    """Tell whether a folder holds every file that is needed, but for the weights of replaced parts."""
     needed = _needed_folders(replaced)
     try:
         weights = [path for name in needed for path in weights_files(folder / name)[0]]
