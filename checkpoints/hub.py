@@ -50,9 +50,9 @@ def find_model(
     if cached is not None and (is_whole(cached) or not download):
         return cached
     if not download:
-        raise InputError(
-            f"{model}: no such folder here, and not in the hub's cache; give a folder or go online"
-        )
+        known = KNOWN.get(model)
+        way_out = f"{catalogue.how_to_get([known])} brings it" if known else "give a folder or go online"
+        raise InputError(f"{model}: no such folder here, and not in the hub's cache; {way_out}")
     return _fetch(model, choose, cached)
 
 

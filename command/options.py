@@ -108,8 +108,8 @@ def _pictures_and_results(parser: argparse.ArgumentParser) -> None:
     add(
         "--dry_run",
         action="store_true",
-        help="check everything and print the plan (pictures, models, memory, disk); load nothing, and fetch "
-        "nothing from the hub",
+        help="check everything and print the plan (pictures, models, memory, disk, time); load no "
+        "checkpoint, and fetch nothing from the hub",
     )
 
 
