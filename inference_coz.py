@@ -38,6 +38,10 @@ def run(options: "Namespace") -> int:
     """Check the files, build the parts, zoom the folder and report."""
     loud = (logging.WARNING, logging.INFO, logging.DEBUG)[min(options.verbose, 2)]
     set_up_logging(logging.ERROR if options.quiet else loud)
+    if options.check:
+        from command.check_up import check_up
+
+        return check_up(options.output_dir)
     from command.films import make_films
     from command.parts import Parts, build_parts, check_files
     from command.ray_cluster import connected

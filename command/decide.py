@@ -68,8 +68,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         SystemExit: for ``--help``, and (code 2) for arguments that argparse refuses.
     """
     options = build_parser().parse_args(underscored(arguments))
-    check(options)
-    decide(options)
+    if not options.check:
+        check(options)
+        decide(options)
     return options
 
 
@@ -111,6 +112,8 @@ def check(options: argparse.Namespace) -> None:
         raise InputError(f"--prompt: at most {LONGEST_PROMPT} characters, none of them NUL")
     if options.rec_num > MOST_STEPS:
         raise InputError(f"--rec_num {options.rec_num}: at most {MOST_STEPS}")
+    if not options.input_image:
+        raise InputError("no pictures are given: -i PHOTO.jpg, or a folder; see --help")
     for path in options.input_image:
         if not os.path.exists(path):  # noqa: PTH110 (never raises)
             link = " (a link to nothing)" if path.is_symlink() else ""
