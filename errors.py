@@ -1,6 +1,7 @@
 """The failures a user can do something about."""
 
 import errno
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -11,6 +12,34 @@ class InputError(Exception):
     without a traceback and exit with 2: before anything is written, unless the file only fails when it is
     loaded.
     """
+
+    @property
+    def lines(self) -> list[str]:
+        """What to print, a line each."""
+        return [str(self)]
+
+
+class Problems(InputError):
+    """Several things are wrong, told at once: whoever mends them need not find them one by one."""
+
+    def __init__(self, errors: Sequence[InputError]) -> None:
+        super().__init__("; ".join(map(str, errors)))
+        self.errors = errors
+
+    @property
+    def lines(self) -> list[str]:
+        """What to print, a line each."""
+        return [line for error in self.errors for line in error.lines]
+
+
+def refuse(errors: Sequence[InputError]) -> None:
+    """Raise what was found wrong, as one.
+
+    Raises:
+        InputError: there is something.
+    """
+    if errors:
+        raise errors[0] if len(errors) == 1 else Problems(errors)
 
 
 class PictureError(Exception):

@@ -17,6 +17,8 @@ from command.decide import chain_settings, parse
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from results.resume import Records
+
 log = logging.getLogger("inference_coz")
 
 
@@ -36,11 +38,15 @@ def run(options: "Namespace") -> int:
     """Check the files, build the parts, zoom the folder and report."""
     loud = (logging.WARNING, logging.INFO, logging.DEBUG)[min(options.verbose, 2)]
     set_up_logging(logging.ERROR if options.quiet else loud)
+    if options.check:
+        from command.check_up import check_up
+
+        return check_up(options.output_dir)
     from command.films import make_films
     from command.parts import Parts, build_parts, check_files
     from command.ray_cluster import connected
     from command.sharding import exit_code_of_shard
-    from command.space import refuse_too_little_space
+    from command.space import refuse_too_little_memory, refuse_too_little_space
     from command.spots import leave_out_what_cannot_be_zoomed_into, with_detail, with_regions
     from command.viewing import check_one_picture, write_share
     from machine.stage_times import StageTimes
@@ -51,6 +57,7 @@ def run(options: "Namespace") -> int:
 
     settings, times = chain_settings(options), StageTimes()
     tree = OutputTree(options.output_dir, options.shard)
+    tree.prove_writable()
     check_steps(settings)
     has_prompts = options.prompt_type != "null" or options.prompt or options.prompts_file
     if has_prompts and options.backbone != "sd3":
@@ -65,28 +72,33 @@ def run(options: "Namespace") -> int:
     if options.regions:
         sources = with_regions(options.regions, sources, unreadable)
     parts = Parts() if settings.resizes_only else build_parts(options, check_files(options), times)
+    if not options.dry_run:  # which says what it takes first
+        refuse_too_little_memory(options, parts, sources)
 
     from command.beginning import begin, end_shards, failures_of_share, of_share
+    from command.expected import remember_speed
     from command.on_ray import ChainOnRay
     from command.zooming import about_machine, describe, program_version, zoom_all
-    from results.resume import earlier_results, waiting
+    from results.resume import earlier_results
     from results.run_report import RunReport
     from zoom.chain import Chain
 
     described = describe(settings, parts, fixed_prompts)
-    looks_ahead = options.dry_run or options.find_detail or options.full_image
-    # read again under the lock, before anything is written
-    earlier = earlier_results(tree, described, False) if looks_ahead and not options.overwrite else {}
+
+    def earlier() -> "Records":  # read again under the lock, before anything is written
+        return {} if options.overwrite else earlier_results(tree, described, False)
+
     if options.find_detail:
+        earlier()  # a folder of other settings is refused before anything is written into it
         sources, unread = with_detail(options, tree, sources)
         unreadable += unread
     share, failures = of_share(tree, sources), failures_of_share(tree, unreadable)
     if options.dry_run:
         from command.plan import print_plan
 
-        print_plan(options, settings, share, failures, parts, earlier)
+        print_plan(options, settings, share, failures, parts, earlier(), described)
         return SOME_FAILED if failures else ALL_DONE
-    refuse_too_little_space(settings, waiting(share, earlier), tree.root, options.save)
+    refuse_too_little_space(options, share, earlier)
     tree.prepare()
     report = RunReport(tree, program_version(), described, about_machine(parts), times)
     root = OutputTree(tree.root)
@@ -94,7 +106,12 @@ def run(options: "Namespace") -> int:
     chain_class = Chain if options.ray is None else partial(ChainOnRay, options, described, parts)
     with connected(options), tree.lock(last) as entered:
         records = begin(tree, entered, report, sources, unreadable, options.overwrite)
-        code = zoom_all(options, settings, report, parts, records, failures, fixed_prompts, chain_class)
+        done_before = {record.name: record.steps_done for record in records}
+        try:
+            code = zoom_all(options, settings, report, parts, records, failures, fixed_prompts, chain_class)
+        finally:
+            loading = sum(seconds for stage, seconds in times.items() if stage.endswith(".load"))
+            remember_speed(options, described, parts, records, done_before, loading)
         if options.film is not None:
             done = [record for record in records if record.status == "done"]
             if make_films(tree, done, options.film, options.quiet, again=False):

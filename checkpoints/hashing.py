@@ -6,27 +6,50 @@ size and modification time in ``$XDG_CACHE_HOME/chain-of-zoom/sha256.json`` (``~
 
 import errno
 import hashlib
-import json
+import io
 import logging
-import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from checkpoints.remembered import recall, remember
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 logger = logging.getLogger(__name__)
 
 _DIGEST = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
+SUMS = "sha256.json"
 SMALL = 64 * 2**20  # bytes; smaller files are hashed each time
 
 
-def sha256_of(file: Path) -> str:
+class _Watched(io.FileIO):
+    """A file that says how many bytes are read of it."""
+
+    def __init__(self, file: Path, came: Callable[[int], None]) -> None:
+        super().__init__(file)
+        self._came = came
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        count = super().readinto(buffer)
+        self._came(count)
+        return count
+
+
+def sha256_of(file: Path, came: Callable[[int], None] = lambda count: None) -> str:
     """Return the SHA-256 of a file's content in hexadecimal, reading it piece by piece.
+
+    Args:
+        file: to read.
+        came: is called with the number of bytes of each piece.
 
     Raises:
         OSError: it cannot be read.
     """
-    with file.open("rb") as stream:
+    with _Watched(file, came) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -62,18 +85,26 @@ def digest_of(path: Path, like: str, anew: bool = False) -> str:
     return sha256_of(path) if anew else remembered_sha256(path)
 
 
-def checkpoint_sha256(path: Path) -> str:
+def checkpoint_sha256(path: Path, came: Callable[[int], None] = lambda count: None) -> str:
     """Return the SHA-256 of a file that seldom changes; see the module's description for large ones.
+
+    Args:
+        path: to the file.
+        came: as of `sha256_of`; not called where nothing need be read.
 
     Raises:
         OSError: it cannot be read.
     """
     name = blob_name(path)
-    return name if name is not None and len(name) == 64 else remembered_sha256(path)
+    return name if name is not None and len(name) == 64 else remembered_sha256(path, came)
 
 
-def remembered_sha256(path: Path) -> str:
+def remembered_sha256(path: Path, came: Callable[[int], None] = lambda count: None) -> str:
     """Return the SHA-256 of a file's content; that of a large file is remembered until it changes.
+
+    Args:
+        path: to the file.
+        came: as of `sha256_of`; not called where nothing need be read.
 
     Raises:
         OSError: it cannot be read.
@@ -83,31 +114,15 @@ def remembered_sha256(path: Path) -> str:
     if not stat.S_ISREG(status.st_mode):  # a pipe or a device has no end
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     if status.st_size < SMALL:
-        return sha256_of(real)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chain-of-zoom/sha256.json"
+        return sha256_of(real, came)
     key = [status.st_size, status.st_mtime_ns]
-    entry = _read_cache(cache).get(str(real))
+    entry = recall(SUMS).get(str(real))
     if isinstance(entry, list) and len(entry) == 3 and entry[:2] == key:
         return str(entry[2])
     logger.warning("hashing %s (%.1f GB), once", path, status.st_size / 1e9)
-    digest = sha256_of(real)
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        temporary = cache.with_name(f"{cache.name}.{os.getpid()}")
-        known = _read_cache(cache)  # again: hashing took long, and another run may have added to it
-        temporary.write_text(json.dumps({**known, str(real): [*key, digest]}), encoding="utf-8")
-        temporary.replace(cache)
-    except OSError as error:
-        logger.debug("%s: not written (%s)", cache, error)
+    digest = sha256_of(real, came)
+    remember(SUMS, str(real), [*key, digest])
     return digest
-
-
-def _read_cache(cache: Path) -> dict[str, object]:
-    try:
-        known = json.loads(cache.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return known if isinstance(known, dict) else {}
 
 
 def sha256_by_name(files: Iterable[Path]) -> dict[str, str]:

@@ -34,7 +34,8 @@ def run_command(
         with interrupts.listening():
             return run(sys.argv[1:] if arguments is None else arguments)
     except InputError as error:
-        say(f"{name}: {error}", error=True)
+        for line in error.lines:
+            say(f"{name}: {line}", error=True)
         return BAD_INPUT
     except OutputError as error:
         say(f"{name}: {error}", error=True)

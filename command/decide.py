@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from checkpoints import catalogue
+from checkpoints.catalogue import CATALOGUE, how_to_get
 from checkpoints.hub import SD3_NAME
 from checkpoints.places import DAPE, QUANTIZED, RAM, RAM_TAGS, RAM_THRESHOLDS, SR_LORA, SR_VAE
 from command.arguments import underscored
@@ -68,8 +68,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         SystemExit: for ``--help``, and (code 2) for arguments that argparse refuses.
     """
     options = build_parser().parse_args(underscored(arguments))
-    check(options)
-    decide(options)
+    if not options.check:
+        check(options)
+        decide(options)
     return options
 
 
@@ -111,6 +112,8 @@ def check(options: argparse.Namespace) -> None:
         raise InputError(f"--prompt: at most {LONGEST_PROMPT} characters, none of them NUL")
     if options.rec_num > MOST_STEPS:
         raise InputError(f"--rec_num {options.rec_num}: at most {MOST_STEPS}")
+    if not options.input_image:
+        raise InputError("no pictures are given: -i PHOTO.jpg, or a folder; see --help")
     for path in options.input_image:
         if not os.path.exists(path):  # noqa: PTH110 (never raises)
             link = " (a link to nothing)" if path.is_symlink() else ""
@@ -134,9 +137,13 @@ def check(options: argparse.Namespace) -> None:
 def decide(options: argparse.Namespace) -> None:
     """Put what ``auto`` and the unset options stand for into their place.
 
+    Checkpoints that are not there are noted in ``options.missing``, by option: whoever checks the files names
+    them all together.
+
     Raises:
-        InputError: an option is given whose part takes no part, or a file that is needed is not.
+        InputError: an option is given whose part takes no part.
     """
+    options.missing = {}
     resizes_only = options.rec_type in RESIZE_KINDS
     backbone_given = options.backbone != "auto"
     _decide_backbone(options)
@@ -178,7 +185,9 @@ def decide(options: argparse.Namespace) -> None:
     if uses_ram:
         _decide_ram(options)
     if options.vlm_lora_path is not None and not options.vlm_lora_path.is_dir():
-        raise InputError(f"--vlm_lora_path {options.vlm_lora_path}: no such folder")
+        options.missing["vlm_lora_path"] = InputError(
+            f"--vlm_lora_path {options.vlm_lora_path}: no such folder"
+        )
     decide_where(options)
     decide_tile_prompts(options, uses_sd3)
     decide_texture(options, options.rec_type in RECURSIVE_KINDS)
@@ -253,30 +262,41 @@ def _decide_sd3(options: argparse.Namespace) -> None:
             )
         return
     for name, default in (("lora_path", SR_LORA), ("vae_path", SR_VAE)):
-        path = getattr(options, name)
-        if path is None:
-            if not default.is_file():
-                raise InputError(
-                    f"--{name} is not given, and {default} is not there: "
-                    f"{catalogue.how_to_get([catalogue.SR_LORA])} fetches it; --no_sr_lora for plain SD3"
-                )
-            setattr(options, name, default)
-        _must_be_file(options, name)
+        _or_default(options, name, default, "; --no_sr_lora if plain SD3 is meant")
 
 
 def _decide_ram(options: argparse.Namespace) -> None:
-    if options.prompt_type == "dape" and options.ram_path is None:
-        raise InputError(
-            f"--prompt_type dape wants RAM: --ram_path is not given, and {RAM} is not there: "
-            f"{catalogue.how_to_get([catalogue.RAM])} fetches it"
-        )
-    for name in ("ram_path", "ram_ft_path"):
-        _must_be_file(options, name)
-    if options.ram_path is None:
+    if options.prompt_type != "dape" and options.ram_path is None:
         for name in ("ram_tags", "ram_thresholds"):
             if getattr(options, name) is not None:
                 raise InputError(f"--{name} only goes with RAM's weights: --ram_path")
+        return
+    must_be_there = dict(options.missing)
+    _or_default(options, "ram_path", RAM)
+    beside = options.ram_path.parent
+    _or_default(options, "ram_tags", beside / RAM_TAGS.name)
+    _or_default(options, "ram_thresholds", beside / RAM_THRESHOLDS.name)
+    if options.ram_ft_path is not None:
+        _or_default(options, "ram_ft_path", DAPE)
+    if options.prompt_type != "dape" and not options.ram_given:  # found by itself, and not needed
+        options.missing = must_be_there
+
+
+def _brings(file: Path) -> str:
+    """Say how to get a checkpoint's file."""
+    for checkpoint in CATALOGUE:
+        if any(one.place == file for one in checkpoint.files):
+            return f"{how_to_get([checkpoint])} fetches it"
+    return "ckpt/README.md says where to get it"
+
+
+def _or_default(options: argparse.Namespace, name: str, default: Path, way_out: str = "") -> None:
+    """Fill in where a checkpoint's file is by itself; note it where the file is not there."""
+    given = getattr(options, name)
+    if given is None:
+        setattr(options, name, default)
+        problem = f"--{name} is not given, and {default} is not there: {_brings(default)}{way_out}"
     else:
-        beside = options.ram_path.parent
-        options.ram_tags = options.ram_tags or beside / RAM_TAGS.name
-        options.ram_thresholds = options.ram_thresholds or beside / RAM_THRESHOLDS.name
+        problem = f"--{name} {given}: no such file"
+    if not getattr(options, name).is_file():
+        options.missing[name] = InputError(problem)

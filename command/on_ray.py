@@ -21,9 +21,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from command.parts import Parts, working_side
+from command.parts import Parts
 from command.ray_cluster import first_line, share_out
 from command.ray_worker import Answer, Job, Worker
+from command.space import plan_of
 from errors import InputError, PictureError
 from results.resume import forget_what_has_changed
 from results.run_report import PictureRecord
@@ -42,7 +43,7 @@ def needs(options: Namespace, parts: Parts) -> tuple[int, int]:
         return 0, 0
     residency = parts.machine.residency
     gpus = {str(one.device) for one in residency.components.values() if one.device.type == "cuda"}
-    peaks = residency.plan(options.batch_size, working_side(options)).peaks
+    peaks = plan_of(options, parts).peaks
     return len(gpus), sum(peak for device, peak in peaks.items() if device not in gpus)
 
 

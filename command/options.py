@@ -70,7 +70,7 @@ def _pictures_and_results(parser: argparse.ArgumentParser) -> None:
         "--input_image",
         nargs="+",
         type=Path,
-        required=True,
+        default=[],
         metavar="PATH",
         help="pictures and folders of pictures, in any format that Pillow reads",
     )
@@ -108,8 +108,14 @@ def _pictures_and_results(parser: argparse.ArgumentParser) -> None:
     add(
         "--dry_run",
         action="store_true",
-        help="check everything and print the plan (pictures, models, memory, disk); load nothing, and fetch "
-        "nothing from the hub",
+        help="check everything and print the plan (pictures, models, memory, disk, time); load no "
+        "checkpoint, and fetch nothing from the hub",
+    )
+    add(
+        "--check",
+        action="store_true",
+        help="look at what is installed and in ckpt/, say what can run, and for what cannot the command that "
+        "brings it; wants no pictures",
     )
 
 

@@ -5,13 +5,13 @@ loaded at all: the parts load their models when the chain first uses them.
 """
 
 import logging
-import math
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from command.decide import tiles
-from errors import InputError
+from command.decide import RAM_OPTIONS, tiles
+from errors import InputError, refuse
 from machine.machine import Machine
 from machine.stage_times import StageTimes
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from zoom.protocols import PromptExtractor, SRBackbone
 
 log = logging.getLogger(__name__)
-
-LARGEST_TILE = 1024  # pixels a side that the networks make at once of a whole picture
 
 
 @dataclass
@@ -61,52 +59,68 @@ def check_files(options: Namespace) -> CheckedFiles:
     """Check the files of every part, and the server, without importing anything heavy.
 
     Args:
-        options: as `command.decide.parse` returns them. Models named as on the hub are fetched here, but not
-            for a dry run.
+        options: as `command.decide.parse` returns them. Models named as on the hub are fetched here, where
+            nothing else is wrong, but not for a dry run.
 
     Raises:
-        InputError: the first file that is missing or wrong; or the server does not answer.
+        InputError: all files that are missing or wrong; or the server does not answer.
     """
-    files = CheckedFiles()
-    if options.backbone == "sd3":
-        _check_sd3(options, files)
+    files, problems = CheckedFiles(), list(options.missing.values())
+    checks: list[Callable[[Namespace, CheckedFiles, bool], None]] = []
     if options.network_file is not None:
-        from plain_sr.any_file import check_network
-
-        files.network = check_network(options.network_file)
-    if options.prompt_type == "dape":
-        files.ram = _check_ram(options)
+        checks.append(_check_network)
+    if options.prompt_type == "dape" and not options.missing.keys() & RAM_OPTIONS.keys():
+        checks.append(_check_dape)
+    if options.backbone == "sd3":
+        checks.append(_check_sd3)
     if options.prompt_type == "vlm":
-        _check_vlm(options, files)
-        if options.ram_path is not None:
-            try:
-                files.ram = _check_ram(options)
-            except InputError as error:
-                if options.ram_given:
-                    raise
-                log.warning(
-                    "an answer of the VLM that is no prompt will be left empty, without RAM: %s", error
-                )
+        checks.append(_check_vlm)
+    for check in checks:
+        try:
+            check(options, files, not (options.dry_run or problems))
+        except InputError as error:
+            problems.append(error)
+    refuse(problems)
     return files
 
 
-def _check_vlm(options: Namespace, files: CheckedFiles) -> None:
+def _check_network(options: Namespace, files: CheckedFiles, download: bool) -> None:
+    from plain_sr.any_file import check_network
+
+    files.network = check_network(options.network_file)
+
+
+def _check_dape(options: Namespace, files: CheckedFiles, download: bool) -> None:
+    files.ram = _check_ram(options)
+
+
+def _check_vlm(options: Namespace, files: CheckedFiles, download: bool) -> None:
     if options.vlm_url is not None:
         from prompts.vlm_server import VlmServer
 
         files.vlm_server = VlmServer(options.vlm_url, options.vlm_model, options.vlm_timeout)
         log.info("%s answers, and has %s", options.vlm_url, files.vlm_server.check())
+    else:
+        from prompts.vlm_files import check_vlm_folder
+
+        adapter = None if "vlm_lora_path" in options.missing else options.vlm_lora_path
+        files.vlm = check_vlm_folder(options.vlm_path, adapter, download)
+    if options.ram_path is None or options.missing.keys() & RAM_OPTIONS.keys():
         return
-    from prompts.vlm_files import check_vlm_folder
+    try:
+        files.ram = _check_ram(options)
+    except InputError as error:
+        if options.ram_given:
+            raise
+        log.warning("an answer of the VLM that is no prompt will be left empty, without RAM: %s", error)
 
-    files.vlm = check_vlm_folder(options.vlm_path, options.vlm_lora_path, not options.dry_run)
 
-
-def _check_sd3(options: Namespace, files: CheckedFiles) -> None:
+def _check_sd3(options: Namespace, files: CheckedFiles, download: bool) -> None:
     from sd3.checkpoint import check_sd3, find_sd3
 
     model, sr_files = options.pretrained_model_name_or_path, (options.lora_path, options.vae_path)
-    download = not options.dry_run
+    if options.missing.keys() & {"lora_path", "vae_path"}:
+        sr_files = None, None
     if options.quantize:
         from int8.find_parts import read_parts
 
@@ -115,7 +129,7 @@ def _check_sd3(options: Namespace, files: CheckedFiles) -> None:
         files.quantized.refuse_others_sources(base, *sr_files)
     replaced = files.quantized.records if files.quantized else ()
     files.sd3 = check_sd3(model, *sr_files, options.lora_rank, replaced, download)
-    if not files.quantized:
+    if not files.quantized or options.missing:
         return
     if files.quantized.records and not options.dry_run:
         from int8.run_part import refuse_what_does_not_open
@@ -155,17 +169,7 @@ def build_parts(options: Namespace, files: CheckedFiles, times: StageTimes) -> P
     )
     extractor = _build_extractor(options, files, machine)
     backbone = _build_backbone(options, files, machine)
-    for shortage in machine.residency.shortages(options.batch_size, working_side(options)):
-        log.warning("%s", shortage)
     return Parts(extractor, backbone, machine, files.quantized)
-
-
-def working_side(options: Namespace) -> int:
-    """Return the side of the square that has as many pixels as a network makes at once."""
-    if options.full_image:
-        return LARGEST_TILE
-    width, height = options.process_size
-    return round(math.sqrt(width * height))
 
 
 def _build_extractor(options: Namespace, files: CheckedFiles, machine: Machine) -> "PromptExtractor":

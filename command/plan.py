@@ -1,12 +1,22 @@
 """What a run would do and what it takes: the plan of ``--dry_run``."""
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from command.console import say
+from command.expected import known_speed, time_line, work_left
 from command.on_ray import needs
-from command.parts import Parts, working_side
-from command.space import space_free, space_needed
+from command.parts import Parts
+from command.space import (
+    in_bytes,
+    plan_of,
+    refuse_too_little_memory,
+    refuse_too_little_space,
+    space_free,
+    space_needed,
+)
+from errors import InputError, refuse
 from results.output_tree import VIDEO
 from results.pictures import Failure, Source
 from results.resume import Records, waiting
@@ -21,8 +31,9 @@ def print_plan(
     unreadable: Sequence[Failure],
     parts: Parts,
     earlier: Records,
+    described: Mapping[str, Any],
 ) -> None:
-    """Print the plan.
+    """Print the plan, and refuse what the run would refuse.
 
     Args:
         options: of the command.
@@ -30,6 +41,10 @@ def print_plan(
         sources, unreadable: the pictures found.
         parts: built, nothing of them loaded.
         earlier: what earlier runs into the same folder have done.
+        described: what decides the pixels, see `command.zooming.describe`.
+
+    Raises:
+        InputError: the machine has not the memory or the disk for it.
     """
     steps = " ".join(f"{settings.magnification(k)}x" for k in range(1, settings.rec_num + 1))
     width, height = settings.process_size
@@ -45,10 +60,10 @@ def print_plan(
     asked_at = f", asked at {options.vlm_url}" if options.vlm_url is not None else ""
     say(f"prompts    {describe_line(parts.extractor)}{asked_at}")
     say(f"backbone   {describe_line(parts.backbone)}")
-    if parts.machine:
-        plan = parts.machine.residency.plan(options.batch_size, working_side(options))
-        for number, line in enumerate(str(plan).splitlines() if plan.rows else []):
-            say(f"{'' if number else 'models':<11}{line}")
+    plan = plan_of(options, parts, sources)
+    for number, line in enumerate(str(plan).splitlines()):
+        heading = "models" if plan.rows else "memory"
+        say(f"{'' if number else heading:<11}{line}")
     if options.ray is not None:
         gpus, memory = needs(options, parts)
         say(
@@ -56,7 +71,22 @@ def print_plan(
         )
     if options.video:
         say(f"films      one {options.video} a picture, in {out / VIDEO}")
-    say(f"output     {out}, about {disk / 1e6:.0f} MB; {free / 1e9:.1f} GB are free")
+    say(f"output     {out}, about {in_bytes(disk)}; {in_bytes(free)} are free")
+    problems = []
+    for check in (
+        lambda: refuse_too_little_memory(options, parts, sources),
+        lambda: refuse_too_little_space(options, sources, lambda: earlier),
+    ):
+        try:
+            check()
+        except InputError as error:
+            problems.append(error)
+    refuse(problems)
+    work = work_left(settings, sources, earlier)
+    speed = known_speed(options, settings, described, parts, earlier, work)
+    say(
+        f"time       {time_line(work, speed)}{', shared among the actors' if options.ray is not None else ''}"
+    )
 
 
 def describe_line(part: PromptExtractor | SRBackbone | None) -> str:

@@ -19,6 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from command.console import ALL_DONE, SOME_FAILED, say
 from command.parts import Parts
+from command.space import group_size
 from errors import FileRefused
 from machine.overlap import THREADS, Overlap
 from machine.terminal import TERMINAL
@@ -131,7 +132,7 @@ def zoom_all(
     )
     how = "stopped"
     try:
-        with overlap, closing(chain.run(records, _group(options, settings))) as come_on:
+        with overlap, closing(chain.run(records, group_size(options, settings))) as come_on:
             ended = _follow(come_on, settings.rec_num, report, page, len(records), options.quiet)
         for record in records:  # the folder may have been emptied under the run
             if record.status == "done" and ended[record.name] and not chain.keeping.finished(record):
@@ -156,16 +157,6 @@ def zoom_all(
             written &= _written(lambda: _write_prompts(tree, report))
     _say_what_happened(options, settings, tree, records, unreadable, failed)
     return ALL_DONE if written and not failed and not page.left_out else SOME_FAILED
-
-
-def _group(options: Namespace, settings: ChainSettings) -> int:
-    """Return how many pictures go through a scale together."""
-    if settings.full_image:  # they are of any size
-        return 1
-    if options.efficient_memory:
-        return settings.group
-    at_once = options.vlm_requests if options.vlm_url is not None else 1
-    return max(options.batch_size, min(at_once, settings.group))
 
 
 def _follow(

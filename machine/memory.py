@@ -1,7 +1,8 @@
 """What a run takes of each device's memory, computed beforehand; and how to tell that memory is full."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 HOST_RESERVE = 4 * 2**30  # bytes of CPU memory that parked models leave to everything else
@@ -9,6 +10,8 @@ HOST_RESERVE = 4 * 2**30  # bytes of CPU memory that parked models leave to ever
 # 512x512 in fp32 (measured on a CPU). Fixed: CUDA's own context and libraries.
 PICTURE_WORKING = 2**30
 FIXED_WORKING = 2**29
+NO_PICTURE = 512  # `Size.largest` of a network that sees none
+LARGEST_TILE = 1024  # pixels a side that a network makes at once, where it does not say otherwise
 
 
 @dataclass(frozen=True)
@@ -19,11 +22,17 @@ class Size:
         parameters: number of weights; 0 where nobody counted them.
         bytes: that they take where the component computes.
         working: bytes that a forward pass takes beside them for each picture of 512x512.
+        largest: side in pixels of the largest picture that it makes at once; larger ones come tile by tile.
     """
 
     parameters: int
     bytes: int
     working: int = PICTURE_WORKING
+    largest: int = LARGEST_TILE
+
+    def working_at(self, batch_size: int, side: float) -> int:
+        """Return the bytes that a forward pass takes over pictures of ``side`` pixels."""
+        return int(self.working * batch_size * (min(side, self.largest) / 512) ** 2)
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,8 @@ class MemoryPlan:
 
     Attributes:
         rows: one for each component.
-        peaks: estimated bytes by device: the weights that are there together, and working memory.
+        peaks: estimated bytes by device: the weights that are there together, working memory, and on ``cpu``
+            the pictures at work.
         waiting: bytes of CPU memory that components take while they wait, where there is room.
     """
 
@@ -74,7 +84,8 @@ def plan_memory(
     components: Mapping[str, tuple[Size | None, str]],
     efficient_memory: bool,
     batch_size: int = 1,
-    side: int = 512,
+    side: float = 512,
+    pictures: int = 0,
 ) -> MemoryPlan:
     """Compute what a run takes on each device.
 
@@ -82,7 +93,8 @@ def plan_memory(
         components: size and device of each by name.
         efficient_memory: one component at a time on each device.
         batch_size: pictures a forward pass.
-        side: of the pictures, in pixels.
+        side: of the pictures, in pixels; infinite where only tiles bound it.
+        pictures: bytes that the pictures at work take in CPU memory.
     """
     rows = []
     for name, (size, device) in components.items():
@@ -93,15 +105,75 @@ def plan_memory(
         else:
             moves = "read once a scale, dropped after"
         rows.append(PlanRow(name, size, device, moves))
-    combine = max if efficient_memory else sum
     peaks = {}
     for device in dict.fromkeys(row.device for row in rows if row.size):
         sizes = [row.size for row in rows if row.device == device and row.size]
-        working = int(max(size.working for size in sizes) * batch_size * (side / 512) ** 2)
-        peaks[device] = combine(size.bytes for size in sizes) + FIXED_WORKING + working
+        taken = [(size.bytes, size.working_at(batch_size, side)) for size in sizes]
+        if efficient_memory:
+            peak = max(map(sum, taken))
+        else:
+            peak = sum(weights for weights, _ in taken) + max(working for _, working in taken)
+        peaks[device] = peak + FIXED_WORKING
+    if pictures:
+        peaks["cpu"] = peaks.get("cpu", FIXED_WORKING) + pictures
     parked = [row.size.bytes for row in rows if row.size and row.device.startswith("cuda")]
     waiting = sum(parked) - min(parked) if efficient_memory and parked else 0
     return MemoryPlan(rows, peaks, waiting)
+
+
+@dataclass(frozen=True)
+class Room:
+    """A device's memory in bytes: all that a program can have, and what is free of it now."""
+
+    total: int
+    free: int
+
+
+def room_on(device: str) -> Room:
+    """Return the memory of a device; an Apple GPU has the CPU's.
+
+    What the CPU has includes swap, and is bounded by what a container or a batch system allows.
+    """
+    import psutil
+
+    if device.startswith("cuda"):
+        import torch
+
+        free, total = torch.cuda.mem_get_info(torch.device(device))
+        return Room(total, free)
+    memory = psutil.virtual_memory()
+    allowed = min(_allowed(), memory.total)
+    return Room(allowed + psutil.swap_memory().total, min(allowed, memory.available))
+
+
+def _allowed(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """Return the bytes of memory that control groups leave to this process; infinite without any (Linux)."""
+    limits = [float("inf")]
+    try:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return limits[0]
+    for line in lines:
+        _, kind, place = [*line.split(":", 2), "", ""][:3]
+        if kind not in ("", "memory"):
+            continue
+        top = cgroups / kind
+        inner = top / place.strip("/")
+        for folder in (inner, *inner.parents):
+            if not folder.is_relative_to(top):
+                break
+            limits += _limit(folder / ("memory.limit_in_bytes" if kind else "memory.max"))
+    return min(limits)
+
+
+def _limit(file: Path) -> Iterator[int]:
+    """Yield the number in a file, where there is one: without a limit it says ``max``."""
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return
+    if text.isascii() and text.isdecimal():
+        yield int(text)
 
 
 def out_of_memory(error: BaseException) -> bool:

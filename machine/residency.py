@@ -120,37 +120,12 @@ class Residency:
         finally:
             component.users -= 1
 
-    def plan(self, batch_size: int = 1, side: int = 512) -> MemoryPlan:
+    def plan(self, batch_size: int = 1, side: float = 512, pictures: int = 0) -> MemoryPlan:
         """Return the plan of this run, without loading anything; arguments as for `plan_memory`."""
         components = {
             name: (component.size, str(component.device)) for name, component in self.components.items()
         }
-        return plan_memory(components, self.efficient_memory, batch_size, side)
-
-    def shortages(self, batch_size: int = 1, side: int = 512) -> list[str]:
-        """Say which devices have less free memory than the plan needs; arguments as for `plan_memory`."""
-        import psutil
-        import torch
-
-        found = []
-        for name, peak in self.plan(batch_size, side).peaks.items():
-            device = torch.device(name)
-            if device.type == "cuda":
-                free = torch.cuda.mem_get_info(device)[0]
-            elif device.type == "cpu":
-                free = psutil.virtual_memory().available
-            else:
-                continue
-            if peak > free:
-                way_out = (
-                    "smaller batches, or --quantize for SD3's parts"
-                    if self.efficient_memory
-                    else "--efficient_memory"
-                )
-                found.append(
-                    f"{name} has {free / 1e9:.1f} GB free of about {peak / 1e9:.1f} GB needed: try {way_out}"
-                )
-        return found
+        return plan_memory(components, self.efficient_memory, batch_size, side, pictures)
 
     def _place(self, name: str, component: Component) -> None:
         """Bring one component to its device, from CPU memory or from its file."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from machine.machine import Machine
 from machine.memory import Size
-from plain_sr.enlarging import Network
+from plain_sr.enlarging import TILE, Network
 from plain_sr.plain_backbone import PlainBackbone
 from plain_sr.rrdbnet import REALSR, SCALE, X4PLUS, RRDBNet, Weights, place, read_file, read_network
 from zoom.protocols import StepInput
@@ -39,7 +39,7 @@ class EmbeddedBackbone(PlainBackbone):
         self.machine = machine
         self.device = machine.devices.sr
         self.dtype = machine.dtype(self.device)
-        size = Size(PARAMETERS, PARAMETERS * self.dtype.itemsize, WORKING)
+        size = Size(PARAMETERS, PARAMETERS * self.dtype.itemsize, WORKING, TILE * SCALE)
         for weights in (X4PLUS, REALSR):  # the second is needed late: better to know now
             read_file(weights)
             machine.residency.add(weights.component, self._loader(weights), self.device, size)

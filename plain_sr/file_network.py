@@ -174,7 +174,7 @@ class FileNetwork(PlainBackbone):
         tile = max(TILE // self._multiple * self._multiple, self._fitting(1))
         self.network = Network(described.scale, self._forward, tile, self._multiple)
         parameters = sum(tensor.numel() for tensor in described.model.parameters())
-        size = Size(parameters, parameters * self.dtype.itemsize)
+        size = Size(parameters, parameters * self.dtype.itemsize, largest=tile * described.scale)
         machine.residency.add(COMPONENT, self._load, self.device, size)
 
     def _dtype(self, described: Any) -> "torch.dtype":

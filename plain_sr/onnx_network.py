@@ -111,7 +111,8 @@ class OnnxNetwork(PlainBackbone):
             scale, self._least, self._multiple = _probe(session, self.signature, checked.path)
         fixed = [side for side in (self.signature.height, self.signature.width) if side]
         self.network = Network(scale, self._forward, min(fixed, default=TILE), self._multiple)
-        size = Size(0, checked.bytes + sum(file.stat().st_size for file in self.graph.data))
+        weights = checked.bytes + sum(file.stat().st_size for file in self.graph.data)
+        size = Size(0, weights, largest=self.network.tile * scale)
         machine.residency.add(COMPONENT, self._load, self.device, size)
 
     def _load(self, device: "torch.device") -> Any:

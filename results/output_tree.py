@@ -246,10 +246,30 @@ class OutputTree(Folder):
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with temporary(self.root, self.tag) as file:
-                file.touch()
         except OSError as error:
-            raise InputError(f"{self.root}: cannot be written to ({error})") from error
+            raise InputError(f"{self.root}: cannot be made ({error})") from error
+        self.prove_writable()
+
+    def prove_writable(self) -> None:
+        """See that the folder, and what of a run's folders is in it, can be written to; leave nothing there.
+
+        Where it is not there yet, the one that it will be in counts.
+
+        Raises:
+            InputError: it cannot.
+        """
+        outer = (self.root, *self.root.absolute().parents)
+        folders = [next(path for path in outer if os.path.lexists(path))]
+        folders += [inner for inner in (self.root / name for name in OURS) if inner.is_dir()]
+        for folder in folders:
+            try:
+                with temporary(folder, self.tag) as file:  # permissions alone do not tell it on every system
+                    file.touch()
+            except OSError as error:
+                reason = error.strerror or error
+                raise InputError(
+                    f"{self.root}: cannot be written to ({folder}: {reason}); give another --output_dir"
+                ) from error
 
     @contextlib.contextmanager
     def lock(self, last: Callable[[], None] | None = None) -> Iterator[Entered]:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,16 +11,17 @@ import torch
 from checkpoints.gate import blaming
 from errors import InputError
 from machine.machine import Machine
-from machine.memory import Size
+from machine.memory import NO_PICTURE, PICTURE_WORKING, Size
 from sd3.checkpoint import SD3Checkpoint
 from sd3.networks import Loader, Part, check_part, load_part, part_size
-from sd3.spec import PARTS, TEXT_PARTS, VAE_PARTS
+from sd3.spec import PARTS, TEXT_PARTS, VAE_PARTS, vae_pixels
 from sd3.tiles import tile_vae
 from zoom.settings import Tiles
 
 logger = logging.getLogger(__name__)
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # as safetensors names them
+VAE_WORKING = PICTURE_WORKING // 4  # for each byte that a weight has: what it makes is in the weights' type
 
 
 class ResidentParts:
@@ -69,7 +71,15 @@ class ResidentParts:
             stored = DTYPES[files.dtype] if self._by_block(part, device) else None
             lora = part == "transformer" and checkpoint.lora_path is not None
             size = part_size(check_part(part, files), self.dtypes[part], stored, lora)
-            machine.residency.add(part, self._loader(part), device, size)
+            machine.residency.add(part, self._loader(part), device, self._working(part, size))
+
+    def _working(self, part: str, size: Size) -> Size:
+        """Say of a part how large the pictures are that it works on at once, and what that takes."""
+        tiles, pixels = self._tiles, vae_pixels(self._checkpoint.vae_config)
+        sides = {"transformer": tiles.latent * pixels, "vae_encoder": tiles.vae_encoder}
+        sides |= {"vae_decoder": tiles.vae_decoder * pixels} | dict.fromkeys(TEXT_PARTS, NO_PICTURE)
+        working = VAE_WORKING * self.dtypes[part].itemsize if part in VAE_PARTS else size.working
+        return replace(size, working=working, largest=sides[part])
 
     def _by_block(self, part: str, device: torch.device) -> bool:
         """Whether a part's weights stay as the file has them, to be cast a block at a time.

@@ -30,6 +30,12 @@ def _no_apple_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _remembers_nothing_of_before(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what runs remember of the machine apart from the user's own."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
 PARITY = DATA / "parity"

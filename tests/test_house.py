@@ -107,7 +107,8 @@ def test_nothing_on_top_is_named_like_a_library():
 
 
 @pytest.mark.parametrize(
-    "module", ["zoom.settings", "command.options", "command.decide", "command.films", "sd3.spec"]
+    "module",
+    ["zoom.settings", "command.options", "command.decide", "command.films", "command.check_up", "sd3.spec"],
 )
 def test_what_help_needs_imports_neither_pillow_nor_torch(module):
     seen, waiting = set(), [module]

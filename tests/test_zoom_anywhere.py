@@ -361,7 +361,7 @@ def test_what_will_not_fit_on_the_disk_is_refused_before_it_starts(command, tmp_
     arguments = ("-i", SCENE, "-o", tmp_path / "out", "--full_image", "--rec_num", 2)
     done = command("inference_coz", *arguments)
     assert done.code == 2
-    assert "0.0 GB are free" in done.err
+    assert "1.0 MB are free" in done.err
     assert not (tmp_path / "out").exists()
 
 

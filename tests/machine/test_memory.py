@@ -75,3 +75,75 @@ def test_a_module_waits_in_cpu_memory_only_where_that_leaves_room_for_everything
         )
         assert fits_host(module) == fits
     assert not fits_host("an ONNX session, which has no weights to move")
+
+
+def test_larger_pictures_than_a_network_takes_at_once_take_no_more_of_it():
+    tiled = Size(1, 0, working=GB, largest=1024)
+    assert tiled.working_at(1, 512) == GB
+    assert tiled.working_at(2, 1024) == 2 * 4 * GB
+    assert tiled.working_at(1, 8192) == tiled.working_at(1, float("inf")) == 4 * GB
+    text = Size(1, 0, working=GB, largest=memory.NO_PICTURE)
+    assert text.working_at(1, 8192) == GB
+
+
+def test_under_efficient_memory_the_largest_model_and_the_hungriest_need_not_meet():
+    sizes = {"t5": (Size(1, 10 * GB, GB), "cuda:0"), "vae": (Size(1, GB, 6 * GB), "cuda:0")}
+    assert plan_memory(sizes, True).peaks["cuda:0"] == 11 * GB + memory.FIXED_WORKING
+    assert plan_memory(sizes, False).peaks["cuda:0"] == 17 * GB + memory.FIXED_WORKING
+
+
+def test_the_pictures_at_work_are_in_cpu_memory():
+    on_gpu = {"t5": (Size(1, GB), "cuda:0")}
+    assert plan_memory(on_gpu, False, pictures=GB).peaks["cpu"] == GB + memory.FIXED_WORKING
+    on_cpu = {"t5": (Size(1, GB), "cpu")}
+    less = plan_memory(on_cpu, False).peaks["cpu"]
+    assert plan_memory(on_cpu, False, pictures=GB).peaks == {"cpu": less + GB}
+
+
+# what there is
+
+
+@pytest.fixture
+def cgroups(tmp_path):
+    """A process in /job/step of the first kind of control groups for memory, and of the second."""
+    own = tmp_path / "cgroup"
+    own.write_text("4:memory:/job/step\n3:cpu,cpuacct:/job\n0::/job/step\nodd\n")
+    (tmp_path / "job/step").mkdir(parents=True)
+    (tmp_path / "memory/job/step").mkdir(parents=True)
+    return tmp_path, own
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({}, float("inf")),
+        ({"job/step/memory.max": "max\n"}, float("inf")),
+        ({"job/step/memory.max": "8000\n", "job/memory.max": "4000\n"}, 4000),
+        ({"memory/job/memory.limit_in_bytes": "3000\n", "job/step/memory.max": "8000"}, 3000),
+        ({"job/memory.max": "what?"}, float("inf")),
+    ],
+)
+def test_the_least_of_what_control_groups_allow_counts(cgroups, limits, expected):
+    folder, own = cgroups
+    for file, text in limits.items():
+        (folder / file).write_text(text)
+    assert memory._allowed(folder, own) == expected
+
+
+def test_without_control_groups_nothing_is_limited(tmp_path):
+    assert memory._allowed(tmp_path, tmp_path / "nowhere") == float("inf")
+
+
+def test_a_containers_memory_is_less_than_the_machines(monkeypatch):
+    monkeypatch.setattr(psutil, "swap_memory", lambda: type("Swap", (), {"total": GB})())
+    host = type("Memory", (), {"total": 64 * GB, "available": 60 * GB})()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: host)
+    monkeypatch.setattr(memory, "_allowed", lambda: 4 * GB)
+    assert memory.room_on("cpu") == memory.room_on("mps") == memory.Room(5 * GB, 4 * GB)
+    monkeypatch.setattr(memory, "_allowed", lambda: float("inf"))
+    assert memory.room_on("cpu") == memory.Room(65 * GB, 60 * GB)
+
+
+def test_a_gpus_memory_is_what_its_driver_says(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * GB, 24 * GB))
+    assert memory.room_on("cuda:0") == memory.Room(24 * GB, 10 * GB)

@@ -173,12 +173,3 @@ def test_the_plan_of_a_run_is_that_of_its_components_and_loads_nothing():
     ]
     assert plan.peaks.keys() == {"cuda:0", "cpu"}
     assert not residency.loads
-
-
-def test_a_device_with_less_free_memory_than_needed_is_named_with_the_way_out(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (105 * 10**8, 24 * 10**9))
-    residency = Residency()
-    residency.add("t5", Model, CUDA, Size(4_762_310_656, 9_524_621_312))
-    (line,) = residency.shortages()
-    assert line == "cuda:0 has 10.5 GB free of about 11.1 GB needed: try --efficient_memory"
-    assert not residency.shortages(side=64)

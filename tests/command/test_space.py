@@ -1,0 +1,71 @@
+"""Which memory is too little, and the way out of it."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import PARITY
+
+from command import space
+from command.decide import parse
+from command.parts import Parts
+from command.space import refuse_too_little_memory
+from errors import InputError
+from machine.memory import Room, Size
+from machine.residency import Residency
+
+GB = 10**9
+SD3 = ("--pretrained_model_name_or_path", str(PARITY / "sd3"), "--no_sr_lora")
+
+
+def check(monkeypatch, arguments, weights, total, free=None, device="cuda:0"):
+    """Check a run with one network against the memory of a device that is not here."""
+    options = parse(["-i", str(PARITY / "input"), *map(str, arguments)])
+    residency = Residency(options.efficient_memory)
+    residency.add("t5", lambda device: None, torch.device(device), Size(1, weights))
+    plenty = Room(10**15, 10**15)
+    rooms = {device: Room(total, total if free is None else free)}
+    monkeypatch.setattr(space, "room_on", lambda name: rooms.get(name, plenty))
+    refuse_too_little_memory(options, Parts(machine=SimpleNamespace(residency=residency)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "way_out"),
+    [
+        (SD3, "take --efficient_memory"),
+        ((*SD3, "--efficient_memory"), "take --quantize"),
+        ((*SD3, "--efficient_memory", "--quantize", "--full_image"), "take smaller tiles"),
+        ((*SD3, "--efficient_memory", "--quantize"), "take --device cpu"),
+        ((), "take --device cpu"),
+    ],
+)
+def test_a_gpu_without_the_memory_is_refused_with_what_the_options_leave(monkeypatch, arguments, way_out):
+    with pytest.raises(
+        InputError, match=r"cuda:0 has 24\.0 GB of memory, and this takes about [34]"
+    ) as caught:
+        check(monkeypatch, arguments, 30 * GB, 24 * GB)
+    assert way_out in str(caught.value)
+
+
+def test_a_gpus_batches_are_halved_by_themselves_so_they_are_no_reason_to_refuse(monkeypatch, caplog):
+    check(monkeypatch, (*SD3, "--batch_size", 32), 10 * GB, 24 * GB)
+    assert "take a smaller --batch_size" in caplog.text
+    with pytest.raises(InputError):
+        check(monkeypatch, (*SD3, "--batch_size", 32), 30 * GB, 24 * GB)
+
+
+def test_a_cpus_batches_are_not(monkeypatch):
+    with pytest.raises(InputError, match="take a smaller --batch_size"):
+        check(monkeypatch, (*SD3, "--batch_size", 32), 10 * GB, 24 * GB, device="cpu")
+
+
+def test_memory_that_others_have_now_is_a_warning(monkeypatch, caplog):
+    with caplog.at_level(logging.WARNING):
+        check(monkeypatch, SD3, 10 * GB, 24 * GB, free=9 * GB)
+    assert "cuda:0 has 9.0 GB free of about 11.6 GB needed: take --efficient_memory" in caplog.text
+
+
+def test_enough_is_not_spoken_of(monkeypatch, caplog):
+    check(monkeypatch, SD3, 10 * GB, 24 * GB)
+    assert caplog.text == ""
