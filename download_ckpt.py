@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
     """Do what the options say."""
     set_up_logging(logging.ERROR if options.quiet else logging.WARNING)
     _check(options)
-    # Plain HTTP takes up a broken transfer where it broke off; Xet's client begins anew.
+    # Plain HTTP takes up a transfer where it broke off, and shows how far it is; Xet's client was not tried.
     os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
     from huggingface_hub.utils import disable_progress_bars
     from huggingface_hub.utils.logging import set_verbosity_error

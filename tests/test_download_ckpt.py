@@ -1,6 +1,8 @@
 """download_ckpt.py, from outside: real clients, and a hub of the tests' own that goes wrong in every way."""
 
+import dataclasses
 import hashlib
+import os
 import shutil
 import tempfile
 import threading
@@ -14,7 +16,7 @@ from fresh_clone import Clone, contents, files_of, fill, make_clone
 from huggingface_hub._local_folder import get_local_download_paths
 from local_hub import Fault, serving
 
-from checkpoints import catalogue
+from checkpoints import catalogue, hashing, places
 
 (RAM,) = catalogue.RAM.files
 (DAPE,) = catalogue.DAPE.files
@@ -372,7 +374,26 @@ def test_verify_reads_everything_and_names_what_is_wrong_or_missing(clone):
     ]
 
 
-def test_verify_reads_large_files_again_though_their_hash_is_remembered(clone):
+def test_verify_reads_large_files_again_though_their_hash_is_remembered(command, monkeypatch, tmp_path):
+    monkeypatch.setattr(hashing, "SMALL", 0)
+    monkeypatch.setattr(places, "CKPT", tmp_path / "ckpt")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    file = tmp_path / "ckpt" / "DAPE.pth"
+    file.parent.mkdir()
+    file.write_bytes(b"right")
+    published = dataclasses.replace(DAPE, place=file, sha256=hashing.remembered_sha256(file))
+    one = dataclasses.replace(catalogue.DAPE, files=(published,))
+    monkeypatch.setattr(catalogue, "CATALOGUE", (one,))
+    assert command("download_ckpt", "--verify").code == 0
+    times = file.stat()
+    file.write_bytes(b"wrong")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert hashing.remembered_sha256(file) == published.sha256
+    done = command("download_ckpt", "--verify")
+    assert (done.code, one_line(done.err)) == (1, "not the published file: ckpt/DAPE.pth")
+
+
+def test_verify_names_a_damaged_file_of_the_hubs_cache(clone):
     clone.download("--for", "null")
     blob = next(path for path in (clone.home / "hub").rglob("blobs/*") if len(path.name) == 64)
     blob.write_bytes(bytes(blob.stat().st_size))

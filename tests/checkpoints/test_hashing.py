@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from checkpoints import hashing
-from checkpoints.hashing import checkpoint_sha256, sha256_by_name, sha256_of
+from checkpoints.hashing import blob_name, checkpoint_sha256, digest_of, sha256_by_name, sha256_of
 
 
 @pytest.fixture
@@ -86,3 +86,20 @@ def test_files_are_identified_by_name_and_content_and_not_by_place(tmp_path):
         (tmp_path / folder / "config.json").write_text("{}")
     here, there = (sha256_by_name([tmp_path / folder / "config.json"]) for folder in ("here", "there"))
     assert here == there == {"config.json": hashlib.sha256(b"{}").hexdigest()}
+
+
+def test_small_files_of_the_hub_are_known_by_gits_name_of_their_content(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_bytes(b"hello\n")
+    known = "ce013625030ba8dba906f756967f9e9ca394464a"  # git hash-object
+    assert digest_of(file, like="0" * 40) == known
+    assert digest_of(file, like="0" * 64) == sha256_of(file)
+
+
+def test_the_hubs_cache_names_files_by_their_digest_and_a_digest_is_read_all_the_same(tmp_path):
+    blob = tmp_path / "blobs" / ("a" * 64)
+    blob.parent.mkdir()
+    blob.write_bytes(b"other")
+    assert blob_name(blob) == "a" * 64
+    assert digest_of(blob, like="a" * 64) == sha256_of(blob)
+    assert blob_name(tmp_path / "blobs" / "readme") is None
