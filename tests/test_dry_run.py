@@ -154,12 +154,12 @@ def test_every_missing_checkpoint_is_named_at_once(command, tmp_path, dry):
         assert line.startswith(f"inference_coz.py: {words}")
 
 
-def test_what_is_missing_of_the_published_system_comes_with_the_command_that_brings_it(command, tmp_path):
+def test_what_is_missing_of_the_published_system_comes_with_the_command_that_fetches_it(command, tmp_path):
     arguments = ("--pretrained_model_name_or_path", SD3.repository, "--prompt_type", "vlm")
     done = command("inference_coz", "-i", SCENE, "-o", tmp_path / "out", *arguments, "--dry_run")
     assert done.code == 2
     commands = [
-        line.partition("python download_ckpt.py ")[2].partition(" brings")[0]
+        line.partition("python download_ckpt.py ")[2].partition(" fetches")[0]
         for line in done.err.splitlines()
     ]
     assert commands == ["--for null", "--for null", "--for null", "--for vlm"]
