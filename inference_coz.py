@@ -68,7 +68,8 @@ def run(options: "Namespace") -> int:
 
     from command.beginning import begin, end_shards, failures_of_share, of_share
     from command.on_ray import ChainOnRay
-    from command.zooming import about_machine, describe, program_version, zoom_all
+    from command.version import program_version
+    from command.zooming import about_machine, describe, zoom_all
     from results.resume import earlier_results, waiting
     from results.run_report import RunReport
     from zoom.chain import Chain

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from command.arguments import Help, underscored
+from command.arguments import Parser, underscored
 from command.console import ALL_DONE, SOME_FAILED, end_process, run_command, say, set_up_logging
 from command.films import add_film_options, film_settings, make_films
 from command.viewing import add_share_option, check_share, filled_folder, no_report, write_share
@@ -27,14 +27,13 @@ exit codes: 0 all done; 1 something could not be made (named); 2 bad arguments o
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Describe every option of the command."""
-    parser = argparse.ArgumentParser(
-        prog="make_viewer.py",
-        description="Show the folder that inference_coz.py has filled: no network is run.",
-        epilog=EPILOG,
-        formatter_class=Help,
-        allow_abbrev=False,
+    parser = Parser(
+        "make_viewer.py",
+        "OUT [options]",
+        "Show the folder that inference_coz.py has filled: no network is run.",
+        EPILOG,
     )
     parser.add_argument("folder", type=Path, metavar="OUT", help="the --output_dir of inference_coz.py")
     page = parser.add_argument_group("the page")
