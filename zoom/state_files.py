@@ -84,6 +84,7 @@ class StateFiles:
             return True
         with failing_alone(picture):
             if self.tree.holds(picture.name):
+                self.keeping.overlap.wait()  # the pictures before it are on the disk, should this be the end
                 self.tree.clear(picture.name)
             picture.become(in_hand.begins)  # whoever goes on from what it says now finds no older state
             self.keeping.keep_first(in_hand)
