@@ -12,9 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from command.arguments import Parser, underscored
-from command.console import ALL_DONE, SOME_FAILED, end_process, run_command, say, set_up_logging
+from command.console import ALL_DONE, SOME_FAILED, end_process, run_command, set_up_logging
 from command.films import add_film_options, film_settings, make_films
-from command.viewing import add_share_option, check_share, filled_folder, no_report, write_share
+from command.viewing import (
+    add_share_option,
+    check_share,
+    filled_folder,
+    no_report,
+    say_where_to_look,
+    write_share,
+)
 from errors import InputError
 
 EPILOG = """
@@ -81,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
             raise no_report(tree.root)
         left_out = write_page(tree, report, anew=True)
         if not options.quiet:
-            say(f"Open {tree.index} in a browser and fly through {len(report.pictures)} pictures.")
+            say_where_to_look(tree, report.pictures.values())
         if options.share is not None:
             write_share(tree, report.pictures, options.picture, options.share, options.quiet)
         films_failed = film is not None and make_films(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from command.arguments import Parser, underscored
 from command.console import ALL_DONE, SOME_FAILED, end_process, run_command, say, set_up_logging
-from command.viewing import filled_folder, no_report
+from command.viewing import filled_folder, no_report, say_where_to_look
 
 EPILOG = """
 The last shard that ends does the same by itself, and so does the next run. This is for shards that were
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
             f"{count} {status}" for status, count in sorted(counts.items()) if status != "done"
         )
         say(f"{counts['done']} of {len(known.pictures)} zooms done{'; ' + others if others else ''}")
-        say(f"Open {tree.index} in a browser and fly through them.")
+        say_where_to_look(tree, known.pictures.values())
     return ALL_DONE if known.status == "done" and not left_out else SOME_FAILED
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from command.console import say
 from command.version import program_version
 from errors import InputError
 
@@ -109,7 +110,8 @@ class _Version(argparse.Action):
     """``--version``: looked up only where it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        parser.exit(message=f"{parser.prog} (Chain-of-Zoom) {program_version()}\n")
+        say(f"{parser.prog} (Chain-of-Zoom) {program_version()}")
+        parser.exit()
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)  # `command.console.set_up_logging` lets its l
 
 MINUTE = 60.0  # seconds: the longest time without a line
 LEAST = 10.0  # seconds between two lines; a run that is shorter only says how it ended
+TICK = 1.0  # seconds between two looks at the clock
 SHARE = 10  # news wait for a tenth of the time so far: often heard at first, and in the end once a minute
 
 
@@ -129,7 +130,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         over = Event()
 
         def watch() -> None:
-            while not over.wait(1.0):
+            while not over.wait(TICK):
                 self.minute()
 
         watching = Thread(target=watch, daemon=True)

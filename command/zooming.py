@@ -15,6 +15,7 @@ from typing import Any
 from command.console import ALL_DONE, SOME_FAILED, say
 from command.parts import Parts
 from command.progress import Progress
+from command.viewing import say_where_to_look
 from errors import FileRefused
 from machine.overlap import THREADS, Overlap
 from results.joining import SharedFolder, remove_left_over, remove_shards
@@ -149,7 +150,7 @@ def zoom_all(
             written &= _written(lambda: _write_prompts(tree, report))
     if not options.quiet:
         new = sum(ended[record.name] for record in records if record.status == "done")
-        _say_what_happened(options, settings, tree, records, new, len(failed), skipped)
+        say_what_happened(options, settings, tree, records, new, len(failed), skipped)
     for label, reason in failed:
         say(f"failed: {label}: {reason}", error=True)
     return ALL_DONE if written and not failed and not page.left_out else SOME_FAILED
@@ -241,7 +242,7 @@ def _share(tree: OutputTree) -> str:
     return f"shard {tree.shard.number}/{tree.shard.count}: " if tree.shard else ""
 
 
-def _say_what_happened(
+def say_what_happened(
     options: Namespace,
     settings: ChainSettings,
     tree: OutputTree,
@@ -250,16 +251,23 @@ def _say_what_happened(
     failed: int,
     skipped: int,
 ) -> None:
+    """Say what became of the pictures, and where to look.
+
+    Args:
+        options: of the command; `save` is looked at.
+        settings: of the chain.
+        tree: the folder.
+        records: the pictures of this run.
+        new: number of them that this run has done.
+        failed: number of those that failed, and of files that are no pictures.
+        skipped: see `zoom_all`.
+    """
     done = sum(record.status == "done" for record in records)
     were = "was" if done - new == 1 else "were"
     others = {f"{were} done already": done - new, "failed": failed, "skipped": skipped}
     said = ", ".join([f"{new} new", *(f"{count} {what}" for what, count in others.items() if count)])
     magnification = settings.magnification(settings.rec_num)
     say(f"{_share(tree)}{done} of {done + failed} pictures zoomed to {magnification}x: {said}")
-    if any(record.steps_done for record in records):
-        strips = f"{tree.root / 'recursive'} has each picture's states side by side, "
-        say(
-            f"Open {tree.index} in a browser and fly through them; "
-            f"{strips if done and options.save == 'all' else ''}"
-            f"{tree.root / 'per-sample'} has each state by itself."
-        )
+    strips = f"{tree.root / 'recursive'} has each picture's states side by side, "
+    shown_too = strips if done and options.save == "all" else ""
+    say_where_to_look(tree, records, f"; {shown_too}{tree.root / 'per-sample'} has each state by itself")
