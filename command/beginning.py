@@ -120,7 +120,7 @@ class _Earlier:
                 folder,
                 count,
                 "s" * (count > 1),
-                f"; {len(gone)} of them have no new one, and go when all is done" if gone else "",
+                f", and those of pictures that are gone ({len(gone)}) when all is done" if gone else "",
             )
 
 

@@ -88,7 +88,8 @@ def _pictures_and_results(parser: argparse.ArgumentParser) -> None:
     add(
         "--overwrite",
         action="store_true",
-        help="start anew; without it, finished pictures are skipped and started ones go on",
+        help="start anew: the old results of a picture are removed when its new ones begin; without it, "
+        "finished pictures are skipped and started ones go on",
     )
     add(
         "--save",

@@ -59,7 +59,8 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
 
     def __enter__(self) -> Self:
         self._within.enter_context(self._bar)
-        self._within.enter_context(logging_redirect_tqdm())
+        if not self._bar.disable:
+            self._within.enter_context(logging_redirect_tqdm())
         if self._says_lines:
             self._within.enter_context(self._minutes())
         return self

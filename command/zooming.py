@@ -194,7 +194,7 @@ def _follow(
                 progress.parts += counted[name] - now
                 counted[name] = now
                 at_work.add(name)
-            progress.come_on(name, now - counted[name])
+            progress.come_on(name, max(0, now - counted[name]))
             counted[name] = now
             if not picture.left_to_do:
                 ended[name] = has_come_on

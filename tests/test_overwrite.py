@@ -73,8 +73,8 @@ def test_it_says_how_many_results_it_removes(command, pictures, out):
     (pictures / "p4.png").unlink()
     done = command("inference_coz", pictures, "-o", out, *NEW, "--overwrite")
     assert done.code == 0
-    said = "--overwrite removes 5 results, each when its new one begins; 1 of them have no new one"
-    assert said in done.err
+    each = "--overwrite removes 5 results, each when its new one begins"
+    assert f"{each}, and those of pictures that are gone (1) when all is done" in done.err
     assert "overwrite" not in command("inference_coz", pictures, "-o", out / "none", *NEW, "--overwrite").err
 
 
