@@ -3,10 +3,12 @@
 from machine import interrupts
 
 INTERRUPTED = "interrupted; the same command goes on from here"
+STARTED_ANEW = "interrupted; the same command without --overwrite goes on from here"
 if __name__ == "__main__":
     interrupts.listen(f"inference_coz.py: {INTERRUPTED}")
 
 import logging
+import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -29,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code, see ``--help``.
     """
-    return run_command("inference_coz.py", arguments, lambda given: run(parse(given)), INTERRUPTED)
+    given = sys.argv[1:] if arguments is None else arguments
+    how = STARTED_ANEW if "--overwrite" in given else INTERRUPTED
+    return run_command("inference_coz.py", given, lambda given: run(parse(given)), how)
 
 
 def run(options: "Namespace") -> int:

@@ -161,7 +161,8 @@ def test_pictures_read_ahead_have_not_begun(command, pictures, out, monkeypatch)
     monkeypatch.setattr(
         "zoom.state_files.StateFiles.begin", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
     )
-    assert command("inference_coz", pictures, "-o", out, *NEW, "--overwrite").code == 130
+    done = command("inference_coz", pictures, "-o", out, *NEW, "--overwrite")
+    assert (done.code, "the same command without --overwrite goes on" in done.err) == (130, True)
     assert {(entry["status"], entry["sha256"]) for entry in report(out)["pictures"]} == {("pending", None)}
 
 
