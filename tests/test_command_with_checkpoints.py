@@ -205,7 +205,7 @@ def test_sd3_without_its_sr_files_is_refused_and_plain_sd3_must_be_asked_for(com
     [
         (["--lora_path", "x.pkl"], "--lora_path only goes with --backbone sd3"),
         (["--latent_tiled_size", 64], "--latent_tiled_size only goes with --backbone sd3"),
-        (["--max_new_tokens", 10], "--max_new_tokens only goes with --prompt_type vlm"),
+        (["--max_new_tokens", 10], "--max_new_tokens is of no use: the embedded network takes no prompts"),
         (["--backbone", "sd3"], "wants --pretrained_model_name_or_path"),
         ([*SD3, "--lora_path", "nowhere.pkl"], "--lora_path nowhere.pkl: no such file"),
         ([*SD3, "--no_sr_lora", *SR], "contradict each other"),
