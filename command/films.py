@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from command.arguments import at_least, width_and_height
 from command.console import say
+from command.sharding import before_lines
 from errors import FileRefused, InputError, OutputError, PictureError
 from viewer.film_settings import (
     EASE,
@@ -156,8 +157,8 @@ def make_films(
             failures.append(Failure(record.label, str(error)))
         except (ValueError, ArithmeticError) as error:  # whatever numbers a forged report holds
             failures.append(Failure(record.label, f"its report makes no sense ({error})"))
-    frames = sum(film.count for _, film in films)
-    with Progress("films", len(films), frames, "frame", quiet or not films) as progress:
+    frames, share = sum(film.count for _, film in films), before_lines(tree.shard)
+    with Progress("films", len(films), frames, "frame", quiet or not films, share) as progress:
         while films:
             record, film = films.popleft()  # with the states that it holds
             before = progress.made

@@ -15,6 +15,7 @@ from typing import Any
 from command.console import ALL_DONE, SOME_FAILED, say
 from command.parts import Parts
 from command.progress import Progress
+from command.sharding import before_lines
 from command.viewing import say_where_to_look
 from errors import FileRefused
 from machine.overlap import THREADS, Overlap
@@ -184,7 +185,9 @@ def _follow(
     at_work: set[str] = set()
     ended: dict[str, bool] = {}
     to_make = steps * len(records) - sum(counted.values())
-    with Progress("pictures", len(records), to_make, "step", quiet, _share(report.tree)) as progress:
+    with Progress(
+        "pictures", len(records), to_make, "step", quiet, before_lines(report.tree.shard)
+    ) as progress:
         for picture, step in come_on:
             name, now = picture.name, picture.steps_done
             if name in ended:
@@ -237,11 +240,6 @@ def _warn_of_idle_prompts(
         log.warning("--prompts_file: and %d more rows of no use", len(idle) - MOST_WARNINGS)
 
 
-def _share(tree: OutputTree) -> str:
-    """Return what lines begin with that are about a share of the folder."""
-    return f"shard {tree.shard.number}/{tree.shard.count}: " if tree.shard else ""
-
-
 def say_what_happened(
     options: Namespace,
     settings: ChainSettings,
@@ -267,7 +265,7 @@ def say_what_happened(
     others = {f"{were} done already": done - new, "failed": failed, "skipped": skipped}
     said = ", ".join([f"{new} new", *(f"{count} {what}" for what, count in others.items() if count)])
     magnification = settings.magnification(settings.rec_num)
-    say(f"{_share(tree)}{done} of {done + failed} pictures zoomed to {magnification}x: {said}")
+    say(f"{before_lines(tree.shard)}{done} of {done + failed} pictures zoomed to {magnification}x: {said}")
     strips = f"{tree.root / 'recursive'} has each picture's states side by side, "
     shown_too = strips if done and options.save == "all" else ""
     say_where_to_look(tree, records, f"; {shown_too}{tree.root / 'per-sample'} has each state by itself")
