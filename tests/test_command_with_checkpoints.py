@@ -143,7 +143,7 @@ def test_plain_ram_tags_where_dape_is_not_there_with_a_warning(command, tmp_path
 def test_kinds_that_only_resize_refuse_what_they_would_not_use(command, tmp_path):
     small = ("-i", PARITY / "input", "-o", tmp_path, "--process_size", 128, "--rec_type", "bicubic")
     for arguments, reason in (
-        (DAPE, "--ram_path only goes with"),
+        (DAPE, "--ram_path is of no use: --rec_type bicubic only resizes"),
         ((*SD3, *SR), "--pretrained_model_name_or_path only goes with"),
         (("--prompt_type", "vlm"), "--rec_type bicubic only resizes"),
     ):
