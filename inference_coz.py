@@ -3,10 +3,12 @@
 from machine import interrupts
 
 INTERRUPTED = "interrupted; the same command goes on from here"
+STARTED_ANEW = "interrupted; the same command without --overwrite goes on from here"
 if __name__ == "__main__":
     interrupts.listen(f"inference_coz.py: {INTERRUPTED}")
 
 import logging
+import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -31,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code, see ``--help``.
     """
-    return run_command("inference_coz.py", arguments, lambda given: run(parse(given)), INTERRUPTED)
+    given = sys.argv[1:] if arguments is None else arguments
+    how = STARTED_ANEW if "--overwrite" in given else INTERRUPTED
+    return run_command("inference_coz.py", given, lambda given: run(parse(given)), how)
 
 
 def run(options: "Namespace") -> int:
@@ -78,7 +82,8 @@ def run(options: "Namespace") -> int:
     from command.beginning import begin, end_shards, failures_of_share, of_share
     from command.expected import remember_speed
     from command.on_ray import ChainOnRay
-    from command.zooming import about_machine, describe, program_version, zoom_all
+    from command.version import program_version
+    from command.zooming import about_machine, describe, zoom_all
     from results.resume import earlier_results
     from results.run_report import RunReport
     from zoom.chain import Chain

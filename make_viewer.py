@@ -11,10 +11,17 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from command.arguments import Help, underscored
-from command.console import ALL_DONE, SOME_FAILED, end_process, run_command, say, set_up_logging
+from command.arguments import Parser, underscored
+from command.console import ALL_DONE, SOME_FAILED, end_process, run_command, set_up_logging
 from command.films import add_film_options, film_settings, make_films
-from command.viewing import add_share_option, check_share, filled_folder, no_report, write_share
+from command.viewing import (
+    add_share_option,
+    check_share,
+    filled_folder,
+    no_report,
+    say_where_to_look,
+    write_share,
+)
 from errors import InputError
 
 EPILOG = """
@@ -27,14 +34,13 @@ exit codes: 0 all done; 1 something could not be made (named); 2 bad arguments o
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Describe every option of the command."""
-    parser = argparse.ArgumentParser(
-        prog="make_viewer.py",
-        description="Show the folder that inference_coz.py has filled: no network is run.",
-        epilog=EPILOG,
-        formatter_class=Help,
-        allow_abbrev=False,
+    parser = Parser(
+        "make_viewer.py",
+        "OUT [options]",
+        "Show the folder that inference_coz.py has filled: no network is run.",
+        EPILOG,
     )
     parser.add_argument("folder", type=Path, metavar="OUT", help="the --output_dir of inference_coz.py")
     page = parser.add_argument_group("the page")
@@ -82,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
             raise no_report(tree.root)
         left_out = write_page(tree, report, anew=True)
         if not options.quiet:
-            say(f"Open {tree.index} in a browser and fly through {len(report.pictures)} pictures.")
+            say_where_to_look(tree, report.pictures.values())
         if options.share is not None:
             write_share(tree, report.pictures, options.picture, options.share, options.quiet)
         films_failed = film is not None and make_films(

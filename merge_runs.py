@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from command.arguments import Help, underscored
+from command.arguments import Parser, underscored
 from command.console import ALL_DONE, SOME_FAILED, end_process, run_command, say, set_up_logging
-from command.viewing import filled_folder, no_report
+from command.viewing import filled_folder, no_report, say_where_to_look
 
 EPILOG = """
 The last shard that ends does the same by itself, and so does the next run. This is for shards that were
@@ -24,14 +24,13 @@ exit codes: 0 all pictures are done; 1 some are not (their numbers are said); 2 
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Describe every option of the command."""
-    parser = argparse.ArgumentParser(
-        prog="merge_runs.py",
-        description="Join the reports of inference_coz.py --shard into one run.json, prompts.csv and page.",
-        epilog=EPILOG,
-        formatter_class=Help,
-        allow_abbrev=False,
+    parser = Parser(
+        "merge_runs.py",
+        "OUT [options]",
+        "Join the reports of inference_coz.py --shard into one run.json, prompts.csv and page.",
+        EPILOG,
     )
     parser.add_argument("folder", type=Path, metavar="OUT", help="the --output_dir of the shards")
     parser.add_argument("-q", "--quiet", action="store_true", help="say errors only")
@@ -59,7 +58,8 @@ def run(options: argparse.Namespace) -> int:
     """Join the reports, and say how far the folder has come."""
     set_up_logging(logging.ERROR if options.quiet else logging.WARNING)
     with filled_folder(options.folder) as tree:
-        from command.zooming import about_machine, program_version
+        from command.version import program_version
+        from command.zooming import about_machine
         from results.joining import join
         from viewer.page import write_page
 
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
             f"{count} {status}" for status, count in sorted(counts.items()) if status != "done"
         )
         say(f"{counts['done']} of {len(known.pictures)} zooms done{'; ' + others if others else ''}")
-        say(f"Open {tree.index} in a browser and fly through them.")
+        say_where_to_look(tree, known.pictures.values())
     return ALL_DONE if known.status == "done" and not left_out else SOME_FAILED
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from checkpoints.hub import SD3_NAME
 from checkpoints.places import QUANTIZED, SR_LORA, SR_VAE, default_help
-from command.arguments import Help, at_least, underscored
+from command.arguments import Parser, at_least, underscored
 from command.console import ALL_DONE, end_process, run_command, say, set_up_logging
 from errors import InputError, OutputError
 from sd3.spec import PARTS, TEXT_PARTS, folders_of
@@ -47,15 +47,14 @@ full); 2 bad arguments or files; 130 (143) interrupted
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Describe every option of the command."""
 
-    parser = argparse.ArgumentParser(
-        prog="quantize_model.py",
-        description="Turn SD3's parts into int8 ONNX models: down to a quarter of the size, faster on a CPU.",
-        epilog=EPILOG,
-        formatter_class=Help,
-        allow_abbrev=False,
+    parser = Parser(
+        "quantize_model.py",
+        "[options]",
+        "Turn SD3's parts into int8 ONNX models: down to a quarter of the size, faster on a CPU.",
+        EPILOG,
     )
     add = parser.add_argument
     add(

@@ -1,7 +1,25 @@
-"""How the commands read their arguments."""
+"""How the commands read their arguments, and say in one line what is wrong with them."""
 
 import argparse
-from collections.abc import Callable, Sequence
+import difflib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from command.console import say
+from command.version import program_version
+from errors import InputError
+
+# What argparse says, and how it is said here: {0} stands for the option.
+_SAYINGS = (
+    (r"expected one argument", "{0} wants a value"),
+    (r"expected (\d+) arguments?", "{0} wants {1} values"),
+    (r"expected at least one argument", "{0} wants at least one value"),
+    (r"expected at most one argument", "{0} takes one value at most"),
+    (r"ignored explicit argument .*", "{0} takes no value"),
+    (r"not allowed with argument (?:\S*/)?(\S+)", "{0} and {1} contradict each other; give one"),
+)
+_REQUIRED = "the following arguments are required: "
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -11,6 +29,95 @@ class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFo
         if action.default in (None, "", False) or "default" in (action.help or ""):
             return action.help
         return super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """A command's options, ``--version`` among them.
+
+    Args:
+        prog: name of the script.
+        usage: what follows it on the first line of ``--help``.
+        description, epilog: before and after the options there.
+    """
+
+    def __init__(self, prog: str, usage: str, description: str, epilog: str) -> None:
+        super().__init__(
+            prog=prog,
+            usage=f"{prog} {usage}",
+            description=description,
+            epilog=epilog,
+            formatter_class=Help,
+            allow_abbrev=False,
+        )
+        self.register("type", int, whole_number)
+        self.register("type", float, number)
+        self.add_argument("--version", action=_Version, nargs=0, help="say which version this is")
+
+    def parse_args(self, args: Sequence[str], namespace: Any = None) -> Any:  # type: ignore[override]
+        """Read the arguments, in any order.
+
+        Args:
+            args: as `underscored` returns them.
+            namespace: to put the values into; a new one where None.
+
+        Raises:
+            InputError: one is wrong; in one line.
+            SystemExit: for ``--help`` and ``--version``.
+        """
+        for word in args:  # argparse would take -output_dir for -o with the value utput_dir
+            meant = "--" + word[1:].partition("=")[0].replace("-", "_")
+            if re.match("-[a-z]", word) and meant in self._option_string_actions:
+                raise InputError(f"there is no option {word}; did you mean {meant}?")
+        options, left = self.parse_known_intermixed_args(args, namespace)
+        for word in left:
+            if word.startswith("-") and word != "-":
+                name = word.partition("=")[0]
+                near = did_you_mean(name, self._option_string_actions) if len(name) > 2 else ""
+                raise InputError(f"there is no option {name}{near}")
+        if left:
+            raise InputError(f"{left[0]}: is one argument too many; --help lists what there is")
+        return options
+
+    def error(self, message: str) -> Any:
+        """Say what is wrong in one line, in words that name the option as the user knows it.
+
+        Raises:
+            InputError: always.
+        """
+        if message.startswith(_REQUIRED):
+            missing = message.removeprefix(_REQUIRED)
+            raise InputError(f"{missing} is missing; --help says what it is")
+        match = re.fullmatch(r"argument (?:\S*/)?(\S+): (.*)", message, re.DOTALL)
+        if match is None:
+            raise InputError(message)
+        option, said = match.groups()
+        for pattern, words in _SAYINGS:
+            found = re.fullmatch(pattern, said, re.DOTALL)
+            if found is not None:
+                raise InputError(words.format(option, *found.groups()))
+        raise InputError(f"{option}: {said}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Say it where a value is none of an option's choices."""
+        if action.choices is None or value in action.choices:
+            return
+        *names, last = map(str, action.choices)
+        near = did_you_mean(str(value), [*names, last])
+        raise argparse.ArgumentError(action, f"must be {', '.join(names)} or {last}, not '{value}'{near}")
+
+
+class _Version(argparse.Action):
+    """``--version``: looked up only where it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        say(f"{parser.prog} (Chain-of-Zoom) {program_version()}")
+        parser.exit()
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence: what a misspelled word may mean; empty where nothing is near."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def underscored(arguments: Sequence[str]) -> list[str]:
@@ -33,11 +140,29 @@ def width_and_height(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(f"must be a side or WxH in pixels, not '{text}'") from None
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    def whole_number(text: str) -> int:
-        number = int(text)
-        if number < least:
-            raise argparse.ArgumentTypeError(f"must be {least} or more, not {number}")
-        return number
+def whole_number(text: str) -> int:
+    """Read a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not '{text}'") from None
 
-    return whole_number
+
+def number(text: str) -> float:
+    """Read a number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not '{text}'") from None
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Return what reads a whole number that is not less."""
+
+    def read(text: str) -> int:
+        value = whole_number(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be {least} or more, not {value}")
+        return value
+
+    return read

@@ -1,8 +1,9 @@
 """How a run begins and ends among others: it takes up what earlier runs have left, and shards are joined."""
 
-import contextlib
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from errors import InputError
@@ -11,9 +12,8 @@ from results.joining import join, known_report, remove_shards
 from results.locks import Entered
 from results.output_tree import OutputTree
 from results.pictures import Failure, Source
-from results.resume import Records, earlier_results, remove_all, take_up
+from results.resume import Records, earlier_report, take_up
 from results.run_report import PictureRecord, RunReport
-from results.shards import Shard
 from viewer.page import write_page
 
 log = logging.getLogger(__name__)
@@ -56,66 +56,95 @@ def begin(
     """
     if entered.was_killed:
         tree.sweep()
-    if tree.shard is not None:
-        records = _begin_shard(tree, tree.shard, entered.alone, report, sources, unreadable, overwrite)
+    if overwrite:
+        earlier = _give_up(tree, report, entered.alone)
     else:
-        if overwrite:
-            remove_all(tree)
-        report.pictures = {} if overwrite else earlier_results(tree, report.settings)
-        records = take_up(tree, sources, report.pictures)
+        old = earlier_report(tree, report.settings)
+        earlier = _Earlier(old.pictures, list(old.left_over)) if old else _Earlier()
+    records = take_up(tree, sources, earlier.pictures)
+    everybody = {record.name: record for record in records}
+    earlier.leave_over(everybody, tree.root)
+    known, everybody = len(earlier.pictures), earlier.pictures | everybody
+    if tree.shard is None:
+        report.pictures, report.left_over = everybody, earlier.left_over
+        if overwrite:  # what it gives up is forgotten before anything of it is removed
+            report.save()
+    else:
+        # the first one writes a run.json that names all pictures, so that all agree
+        if entered.alone or overwrite or len(everybody) > known:
+            main = RunReport(
+                OutputTree(tree.root), report.version, report.settings, report.environment, StageTimes()
+            )
+            main.pictures, main.unreadable, main.left_over = everybody, list(unreadable), earlier.left_over
+            main.save()
+        if entered.alone:  # what shards had reported stands in run.json now
+            remove_shards(tree.root)
+        report.pictures = {name: one for name, one in everybody.items() if tree.takes(one.picture_label)}
+        report.save()
     entered.begun()
-    return records
+    return [record for record in records if tree.takes(record.picture_label)]
 
 
-def _begin_shard(
-    tree: OutputTree,
-    shard: Shard,
-    alone: bool,
-    report: RunReport,
-    sources: Sequence[Source],
-    unreadable: Sequence[Failure],
-    overwrite: bool,
-) -> list[PictureRecord]:
-    """The same for a shard. The first one writes a run.json that names all pictures, so that all agree."""
-    earlier = _start_anew(tree, shard, report.settings, alone) if overwrite else None
-    if earlier is None:
-        earlier = earlier_results(tree, report.settings)
-    records = take_up(tree, sources, earlier)
-    everybody = earlier | {record.name: record for record in records}
-    if alone or len(everybody) > len(earlier):
-        main = RunReport(
-            OutputTree(tree.root), report.version, report.settings, report.environment, StageTimes()
-        )
-        main.pictures, main.unreadable = everybody, list(unreadable)
-        main.save()
-    if alone:  # what shards had reported stands in run.json now
-        remove_shards(tree.root)
-    report.pictures = {name: one for name, one in everybody.items() if shard.has(one.picture_label)}
-    report.save()
-    return [record for record in records if record.name in report.pictures]
+@dataclass
+class _Earlier:
+    """What earlier runs have left.
+
+    Attributes:
+        pictures: what is to go on of it, by name.
+        left_over: names of pictures whose results are to be removed, see `results.run_report`.
+        given_up: records of pictures that ``--overwrite`` begins anew.
+    """
+
+    pictures: Records = field(default_factory=dict)
+    left_over: list[str] = field(default_factory=list)
+    given_up: list[PictureRecord] = field(default_factory=list)
+
+    def leave_over(self, now: Records, folder: Path) -> None:
+        """Note which pictures that are given up are none of this run, and say how many results go.
+
+        Args:
+            now: the records of this run, by name; those that are given up have not begun anew yet.
+            folder: to name.
+        """
+        with_results = [one for one in self.given_up if one.has_results]
+        gone = [one.name for one in with_results if one.name not in now]
+        self.left_over += gone
+        for one in self.given_up:
+            one.begin_anew()
+            if one.name not in now:
+                self.pictures.pop(one.name, None)
+        if with_results:
+            count = len(with_results)
+            log.warning(
+                "%s: --overwrite removes %d result%s, each when its new one begins%s",
+                folder,
+                count,
+                "s" * (count > 1),
+                f", and those of pictures that are gone ({len(gone)}) when all is done" if gone else "",
+            )
 
 
-def _start_anew(tree: OutputTree, shard: Shard, settings: dict[str, Any], alone: bool) -> Records | None:
-    """Remove the results of this shard's pictures; of all, where they were made with other settings.
-
-    Returns:
-        What is left of earlier results; None where there are none.
+def _give_up(tree: OutputTree, report: RunReport, alone: bool) -> _Earlier:
+    """Read what ``--overwrite`` starts anew: all; of a shard that takes part, its own pictures.
 
     Raises:
         InputError: other shards are at work with other settings.
     """
     known = None
-    with contextlib.suppress(InputError):  # it is removed
-        known = known_report(tree.root)
-    if known is None or known.settings != settings:
-        if not alone:
-            raise InputError(f"{tree.root}: other shards are at work with other settings")
-        remove_all(tree)
-        return {}
-    own = {name: one for name, one in known.pictures.items() if shard.has(one.picture_label)}
-    tree.remove(list(own))
-    anew = {name: PictureRecord(name, one.label, one.file, one.spot, one.center) for name, one in own.items()}
-    return known.pictures | anew
+    try:  # where this is the only process, all that is known stands in run.json, which is replaced at once
+        root = OutputTree(tree.root)
+        known = join(root, report.version, report.environment) if alone else known_report(tree.root)
+    except InputError as error:
+        log.warning("%s: the pictures that it names are not removed", error)
+    takes_part = tree.shard is not None and known is not None and known.settings == report.settings
+    if not (alone or takes_part):
+        raise InputError(f"{tree.root}: other shards are at work with other settings")
+    if known is None:
+        return _Earlier()
+    if not takes_part:
+        return _Earlier({}, list(known.left_over), list(known.pictures.values()))
+    own = [one for one in known.pictures.values() if tree.takes(one.picture_label)]
+    return _Earlier(known.pictures, list(known.left_over), own)
 
 
 def end_shards(tree: OutputTree, version: str, environment: dict[str, Any]) -> None:

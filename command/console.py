@@ -101,6 +101,7 @@ def set_up_logging(level: int) -> None:
     handler = Terminal()
     handler.setFormatter(OneLine("%(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=level, force=True)
+    logging.getLogger("command.progress").setLevel(logging.INFO if level < logging.ERROR else level)
     if level <= logging.DEBUG:
         return
     # the libraries' own chatter is not about the user's pictures

@@ -19,6 +19,7 @@ from command.sharding import gpus_of, shard_of
 from command.viewing import check_share
 from command.vlm_options import SERVER_OPTIONS, VLM_OPTIONS, check_vlm_options
 from errors import InputError
+from results.changes import TILE_OPTIONS
 from results.limits import LONGEST_PROMPT, MAX_PIXELS
 from zoom.settings import (
     MOST_STEPS,
@@ -29,13 +30,6 @@ from zoom.settings import (
     Tiles,
 )
 
-# What an option of the command is called whose value is a field of `zoom.settings.Tiles`.
-TILE_OPTIONS = {
-    "vae_encoder": "vae_encoder_tiled_size",
-    "vae_decoder": "vae_decoder_tiled_size",
-    "latent": "latent_tiled_size",
-    "latent_overlap": "latent_tiled_overlap",
-}
 # Options that only one part reads, with their defaults: given without that part, they are refused.
 SD3_OPTIONS = {
     "pretrained_model_name_or_path": None,
@@ -112,8 +106,7 @@ def check(options: argparse.Namespace) -> None:
         raise InputError(f"--prompt: at most {LONGEST_PROMPT} characters, none of them NUL")
     if options.rec_num > MOST_STEPS:
         raise InputError(f"--rec_num {options.rec_num}: at most {MOST_STEPS}")
-    if not options.input_image:
-        raise InputError("no pictures are given: -i PHOTO.jpg, or a folder; see --help")
+    _decide_pictures(options)
     for path in options.input_image:
         if not os.path.exists(path):  # noqa: PTH110 (never raises)
             link = " (a link to nothing)" if path.is_symlink() else ""
@@ -134,6 +127,17 @@ def check(options: argparse.Namespace) -> None:
     check_vlm_options(options)
 
 
+def _decide_pictures(options: argparse.Namespace) -> None:
+    """Take the pictures from where they are given: behind ``-i``, or by themselves."""
+    if options.input_image and options.pictures:
+        raise InputError(
+            f"{options.pictures[0]}: pictures are also given with -i; give all of them there, or none"
+        )
+    options.input_image = options.input_image or options.pictures
+    if not options.input_image:
+        raise InputError("no pictures are given: inference_coz.py PHOTO.jpg, or a folder; see --help")
+
+
 def decide(options: argparse.Namespace) -> None:
     """Put what ``auto`` and the unset options stand for into their place.
 
@@ -145,7 +149,7 @@ def decide(options: argparse.Namespace) -> None:
     """
     options.missing = {}
     resizes_only = options.rec_type in RESIZE_KINDS
-    backbone_given = options.backbone != "auto"
+    backbone_given, asks_itself = options.backbone != "auto", options.prompt_type == "auto"
     _decide_backbone(options)
     if resizes_only:
         only = f"--rec_type {options.rec_type} only resizes"
@@ -160,15 +164,16 @@ def decide(options: argparse.Namespace) -> None:
     elif options.prompt_type == "auto":
         options.prompt_type = _auto_prompt_type(options)
     uses_sd3 = options.backbone == "sd3" and not resizes_only
-    _refuse_idle(options, SD3_OPTIONS, uses_sd3, "--backbone sd3, and with kinds that do not only resize")
-    uses_vlm = options.prompt_type == "vlm"
-    _refuse_idle(options, VLM_OPTIONS, uses_vlm, "--prompt_type vlm")
-    _refuse_idle(options, SERVER_OPTIONS, options.vlm_url is not None, "--vlm_url")
+    with_sd3 = "only goes with --backbone sd3, and with kinds that do not only resize"
+    _refuse_idle(options, SD3_OPTIONS, uses_sd3, with_sd3)
+    nobody_asks = _why_nobody_asks(options) if asks_itself else ""
+    with_type = "only goes with --prompt_type"
+    _refuse_idle(options, VLM_OPTIONS, options.prompt_type == "vlm", nobody_asks or f"{with_type} vlm")
+    _refuse_idle(options, SERVER_OPTIONS, options.vlm_url is not None, "only goes with --vlm_url")
     uses_ram = options.prompt_type in ("dape", "vlm")
     options.ram_given = options.ram_path is not None
-    _refuse_idle(
-        options, RAM_OPTIONS, uses_ram, "--prompt_type dape (or vlm, for answers that are no prompt)"
-    )
+    with_ram = nobody_asks or f"{with_type} dape (or vlm, for answers that are no prompt)"
+    _refuse_idle(options, RAM_OPTIONS, uses_ram, with_ram)
     if resizes_only and backbone_given:
         raise InputError(
             f"--backbone {options.backbone}: --rec_type {options.rec_type} only resizes, without any network"
@@ -228,12 +233,25 @@ def _auto_prompt_type(options: argparse.Namespace) -> str:
     return "dape" if options.ram_path is not None or RAM.is_file() else "null"
 
 
-def _refuse_idle(options: argparse.Namespace, defaults: dict[str, Any], in_use: bool, wanted: str) -> None:
+def _why_nobody_asks(options: argparse.Namespace) -> str:
+    """Say why ``--prompt_type auto`` asks nobody, where that is not for the user to choose."""
+    if options.rec_type in RESIZE_KINDS:
+        return f"is of no use: --rec_type {options.rec_type} only resizes, and nobody is asked for a prompt"
+    if options.backbone == "sd3":
+        return ""
+    network = "the network in a file" if options.network_file is not None else "the embedded network"
+    return (
+        f"is of no use: {network} takes no prompts; Stable Diffusion 3 does "
+        f"(--pretrained_model_name_or_path {SD3_NAME})"
+    )
+
+
+def _refuse_idle(options: argparse.Namespace, defaults: dict[str, Any], in_use: bool, why: str) -> None:
     """Refuse options that nothing would read, and fill in the defaults of those that are not given."""
     for name, default in defaults.items():
         given = getattr(options, name)
         if not in_use and given is not None and given is not False:
-            raise InputError(f"--{name} only goes with {wanted}")
+            raise InputError(f"--{name} {why}")
         is_missing_file = isinstance(default, Path) and not default.is_file()
         if given is None and not is_missing_file:
             setattr(options, name, default)

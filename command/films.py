@@ -6,10 +6,12 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from command.arguments import at_least, width_and_height
 from command.console import say
+from command.sharding import before_lines
 from errors import FileRefused, InputError, OutputError, PictureError
 from viewer.film_settings import (
     EASE,
@@ -140,9 +142,7 @@ def make_films(
     Raises:
         OutputError: the disk is full.
     """
-    from tqdm import tqdm
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
+    from command.progress import Progress
     from results.pictures import Failure
     from viewer.film import Film
 
@@ -157,19 +157,13 @@ def make_films(
             failures.append(Failure(record.label, str(error)))
         except (ValueError, ArithmeticError) as error:  # whatever numbers a forged report holds
             failures.append(Failure(record.label, f"its report makes no sense ({error})"))
-    with (
-        tqdm(
-            total=sum(film.count for _, film in films),
-            desc="films",
-            unit="frame",
-            disable=True if quiet or not films else None,  # None: only where it goes to a terminal
-        ) as bar,
-        logging_redirect_tqdm(),
-    ):
+    frames, share = sum(film.count for _, film in films), before_lines(tree.shard)
+    with Progress("films", len(films), frames, "frame", quiet or not films, share) as progress:
         while films:
             record, film = films.popleft()  # with the states that it holds
-            bar.set_postfix_str(record.name, refresh=False)
-            reason = _make(tree, record, film, bar.update)
+            before = progress.made
+            reason = _make(tree, record, film, partial(progress.come_on, record.name, 1))
+            progress.end(bool(reason), film.count - (progress.made - before))
             if reason:
                 failures.append(Failure(record.label, reason))
     if not quiet and wanted:

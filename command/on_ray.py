@@ -17,7 +17,6 @@ import pickle
 import warnings
 from argparse import Namespace
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +46,6 @@ def needs(options: Namespace, parts: Parts) -> tuple[int, int]:
     return len(gpus), sum(peak for device, peak in peaks.items() if device not in gpus)
 
 
-def _become(picture: PictureRecord, made: PictureRecord) -> None:
-    """Take over what an actor says of a picture."""
-    for one in fields(made):
-        setattr(picture, one.name, getattr(made, one.name))
-
-
 class ChainOnRay(Chain):
     """A chain whose pictures are made by actors; it takes them in, and writes none of their files itself.
 
@@ -77,7 +70,7 @@ class ChainOnRay(Chain):
         for start in range(0, len(pictures), group_size):
             group = []
             for picture in pictures[start : start + group_size]:
-                forget_what_has_changed(self.tree, picture)
+                forget_what_has_changed(picture)
                 if self.keeping.finished(picture):
                     self.keeping.label(picture)
                     yield picture, 0
@@ -107,7 +100,7 @@ class ChainOnRay(Chain):
         try:
             for answer in self._answers(groups, retries):
                 for made in answer.pictures:
-                    _become(by_name[made.name], made)
+                    by_name[made.name].become(made)
                 self._account(answer)
                 if answer.error is not None:
                     raise answer.error

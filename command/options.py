@@ -5,7 +5,7 @@ from pathlib import Path
 
 from checkpoints.hub import SD3_NAME
 from checkpoints.places import DAPE, QUANTIZED, RAM, SR_LORA, SR_VAE, default_help
-from command.arguments import Help, at_least, width_and_height
+from command.arguments import Parser, at_least, width_and_height
 from command.films import add_film_options
 from command.ray_options import add_ray_options
 from command.sharding import add_sharding_options
@@ -30,25 +30,24 @@ CHAIN, TILES = ChainSettings(), Tiles()
 
 EXAMPLES = """
 examples:
-  inference_coz.py -i samples                        256x zooms of every picture in samples/
-  inference_coz.py -i photo.jpg --rec_num 2          4x and 16x of one picture
-  inference_coz.py -i photo.jpg --center 0.3 0.6     not into the middle
-  inference_coz.py -i photos --find_detail 3         into the three most detailed spots of each
-  inference_coz.py -i photos --dry_run               check everything, print the plan, do nothing
+  inference_coz.py samples                           256x zooms of every picture in samples/
+  inference_coz.py photo.jpg --rec_num 2             4x and 16x of one picture
+  inference_coz.py photo.jpg --center 0.3 0.6        not into the middle
+  inference_coz.py photos --find_detail 3            into the three most detailed spots of each
+  inference_coz.py photos --dry_run                  check everything, print the plan, do nothing
 
 exit codes: 0 all done; 1 some pictures failed (named); 2 bad arguments or files;
 130 (143) interrupted, the same command goes on
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Describe every option of the command."""
-    parser = argparse.ArgumentParser(
-        prog="inference_coz.py",
-        description="Zoom into pictures, 4x a step, with detail made by a super-resolution network.",
-        epilog=EXAMPLES,
-        formatter_class=Help,
-        allow_abbrev=False,
+    parser = Parser(
+        "inference_coz.py",
+        "PATH [PATH ...] [-o DIR] [options]",
+        "Zoom into pictures, 4x a step, with detail made by a super-resolution network.",
+        EXAMPLES,
     )
     _pictures_and_results(parser)
     _the_chain(parser)
@@ -66,14 +65,13 @@ def _pictures_and_results(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("pictures and results")
     add = group.add_argument
     add(
-        "-i",
-        "--input_image",
-        nargs="+",
+        "pictures",
+        nargs="*",
         type=Path,
-        default=[],
         metavar="PATH",
         help="pictures and folders of pictures, in any format that Pillow reads",
     )
+    add("-i", "--input_image", nargs="+", type=Path, metavar="PATH", help="the same")
     add(
         "--recursive_folders",
         action="store_true",
@@ -90,7 +88,8 @@ def _pictures_and_results(parser: argparse.ArgumentParser) -> None:
     add(
         "--overwrite",
         action="store_true",
-        help="start anew; without it, finished pictures are skipped and started ones go on",
+        help="start anew: the old results of a picture are removed when its new ones begin; without it, "
+        "finished pictures are skipped and started ones go on",
     )
     add(
         "--save",

@@ -20,9 +20,9 @@ from command.parts import Parts, build_parts, check_files
 from command.zooming import describe
 from errors import InputError, OutputError
 from machine.stage_times import StageTimes
+from results.changes import differences
 from results.output_tree import OutputTree
 from results.prompts_file import FixedPrompts
-from results.resume import differences
 from results.run_report import PictureRecord
 from zoom.chain import Chain
 from zoom.isolate import fail, unexpected

@@ -88,6 +88,11 @@ def exit_code_of_shard(shard: Shard | None, code: int, environment: Mapping[str,
     return ALL_DONE if of_torchrun and code == SOME_FAILED else code
 
 
+def before_lines(shard: Shard | None) -> str:
+    """Return what lines begin with that are about a shard's share of a folder."""
+    return f"shard {shard.number}/{shard.count}: " if shard else ""
+
+
 def _shard(number: int, count: int, said: str) -> Shard | None:
     if not 0 <= number < count <= MOST:
         raise InputError(f"{said}: shard {number} of {count}: shards count from 0 to N-1, N at most {MOST:,}")

@@ -5,8 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
+from command.progress import Progress
 from errors import InputError, PictureError
 from results.output_tree import OutputTree, assign_names
 from results.pictures import Failure, Source, read_picture
@@ -76,20 +75,24 @@ def _propose(
     names = assign_names(sources, {})
     box, share = options.box or (0.0, 0.0, 1.0, 1.0), 1 / options.upscale
     found: dict[str, list[Spot]] = {}
-    for source in tqdm(sources, desc="looking for detail", unit="picture", disable=options.quiet or None):
-        try:
-            picture, _ = read_picture(source.file)
-            spots = find_detail(picture, options.find_detail, box, share)
-        except PictureError as error:
-            failures.append(Failure(source.label, str(error)))
-            continue
-        if not spots:
-            log.warning("%s: there is no detail in it; its middle is zoomed into", source.label)
-            continue
-        found[source.label] = spots
-        inside = min((box[2] - box[0]) * picture.width, (box[3] - box[1]) * picture.height)
-        drawn = draw_spots(picture, spots, share * inside / min(picture.size))
-        tree.write_image(drawn, tree.drawn_spots(names[source]))
+    with Progress("searches for detail", len(sources), len(sources), "picture", options.quiet) as progress:
+        for source in sources:
+            try:
+                picture, _ = read_picture(source.file)
+                spots = find_detail(picture, options.find_detail, box, share)
+            except PictureError as error:
+                failures.append(Failure(source.label, str(error)))
+                progress.end(failed=True, parts=1)
+                continue
+            progress.come_on(source.label, 1)
+            progress.end(failed=False)
+            if not spots:
+                log.warning("%s: there is no detail in it; its middle is zoomed into", source.label)
+                continue
+            found[source.label] = spots
+            inside = min((box[2] - box[0]) * picture.width, (box[3] - box[1]) * picture.height)
+            drawn = draw_spots(picture, spots, share * inside / min(picture.size))
+            tree.write_image(drawn, tree.drawn_spots(names[source]))
     tree.write(spots_csv(found), tree.spots_csv)
     return found
 

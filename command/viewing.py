@@ -1,7 +1,7 @@
 """Showing a folder that runs have filled: hold it, the options for it, one picture's page as one file."""
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +38,12 @@ def filled_folder(folder: Path) -> "Iterator[OutputTree]":
 def no_report(folder: Path) -> InputError:
     """What to raise where no run has left a report."""
     return InputError(f"{folder}: no run.json in there; give the --output_dir of a run")
+
+
+def say_where_to_look(tree: "OutputTree", pictures: "Iterable[PictureRecord]", also: str = "") -> None:
+    """Say what to open, where a picture has states to be seen; ``also``: what else is worth a look."""
+    if any(picture.steps_done for picture in pictures):
+        say(f"Open {tree.index} in a browser and fly through them{also}.")
 
 
 def add_share_option(group: argparse._ArgumentGroup) -> None:

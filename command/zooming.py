@@ -1,4 +1,4 @@
-"""The run itself: the chain's events drive the progress bar and run.json, and the end is told."""
+"""The run itself: the chain's events drive what is said of its progress and run.json, and the end is told."""
 
 import dataclasses
 import hashlib
@@ -6,24 +6,21 @@ import importlib.metadata
 import json
 import logging
 import platform
-import tomllib
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from command.console import ALL_DONE, SOME_FAILED, say
 from command.parts import Parts
+from command.progress import Progress
+from command.sharding import before_lines
 from command.space import group_size
+from command.viewing import say_where_to_look
 from errors import FileRefused
 from machine.overlap import THREADS, Overlap
-from machine.terminal import TERMINAL
-from results.joining import SharedFolder, remove_shards
+from results.joining import SharedFolder, remove_left_over, remove_shards
 from results.output_tree import OutputTree
 from results.pictures import Failure
 from results.prompts_file import FixedPrompts, prompts_csv
@@ -35,12 +32,6 @@ from zoom.settings import ChainSettings
 log = logging.getLogger(__name__)
 
 MOST_WARNINGS = 10
-PROJECT = Path(__file__).parent.parent / "pyproject.toml"
-
-
-def program_version() -> str:
-    """Return the program's version."""
-    return tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["version"]
 
 
 def describe(settings: ChainSettings, parts: Parts, fixed_prompts: FixedPrompts) -> dict[str, Any]:
@@ -87,8 +78,9 @@ def zoom_all(
     unreadable: Sequence[Failure],
     fixed_prompts: FixedPrompts,
     chain_class: Callable[..., Chain] = Chain,
+    skipped: int = 0,
 ) -> int:
-    """Run the chain with a progress bar, write the reports however it ends, and say what happened.
+    """Run the chain, say how far it has come, write the reports however it ends, and say what happened.
 
     Args:
         options: of the command.
@@ -99,6 +91,7 @@ def zoom_all(
         unreadable: files that are no pictures.
         fixed_prompts: see `results.prompts_file`.
         chain_class: makes the chain; called as `Chain` is.
+        skipped: number of files in the folders that are no pictures.
 
     Returns:
         The exit code.
@@ -133,12 +126,14 @@ def zoom_all(
     how = "stopped"
     try:
         with overlap, closing(chain.run(records, group_size(options, settings))) as come_on:
-            ended = _follow(come_on, settings.rec_num, report, page, len(records), options.quiet)
+            ended = _follow(come_on, settings, report, page, records, options.quiet)
         for record in records:  # the folder may have been emptied under the run
             if record.status == "done" and ended[record.name] and not chain.keeping.finished(record):
                 record.status, record.failure = "failed", "its results are gone; run the same command again"
         failed = [(record.label, record.failure) for record in records if record.failed]
         failed += [(failure.label, failure.reason) for failure in unreadable]
+        if tree.shard is None:  # else whoever joins the reports does it
+            report.left_over = remove_left_over(tree, report.left_over, report.pictures)
         how = "failed" if failed else "done"
     except KeyboardInterrupt:
         how = "interrupted"
@@ -155,49 +150,52 @@ def zoom_all(
         written &= _written(page.save)
         if tree.shard is None:  # else whoever joins the reports writes all prompts
             written &= _written(lambda: _write_prompts(tree, report))
-    _say_what_happened(options, settings, tree, records, unreadable, failed)
+    if not options.quiet:
+        new = sum(ended[record.name] for record in records if record.status == "done")
+        say_what_happened(options, settings, tree, records, new, len(failed), skipped)
+    for label, reason in failed:
+        say(f"failed: {label}: {reason}", error=True)
     return ALL_DONE if written and not failed and not page.left_out else SOME_FAILED
 
 
 def _follow(
     come_on: Iterator[tuple[PictureRecord, int]],
-    steps: int,
+    settings: ChainSettings,
     report: RunReport,
     page: Page,
-    pictures: int,
+    records: Sequence[PictureRecord],
     quiet: bool,
 ) -> dict[str, bool]:
-    """Keep the progress bar, the report and the page up with the chain.
+    """Say how far the chain has come, and keep the report and the page up with it.
 
     Returns:
         Of every picture by name, whether something has come to it, or it was done before.
     """
-    come: dict[str, int] = {}  # steps of each picture at work that the bar has counted
+    steps = settings.rec_num
+    counted = {one.name: steps if one.status == "done" else one.steps_done for one in records}
+    at_work: set[str] = set()
     ended: dict[str, bool] = {}
-    tqdm.set_lock(TERMINAL)  # a picture that is read ahead may have standard error turned away
-    with (
-        tqdm(
-            total=pictures * steps,
-            desc=f"0 of {pictures} pictures",
-            unit="step",
-            disable=True if quiet else None,  # None: only where it goes to a terminal
-        ) as bar,
-        logging_redirect_tqdm(),
-    ):
+    to_make = steps * len(records) - sum(counted.values())
+    with Progress(
+        "pictures", len(records), to_make, "step", quiet, before_lines(report.tree.shard)
+    ) as progress:
         for picture, step in come_on:
-            name = picture.name
+            name, now = picture.name, picture.steps_done
             if name in ended:
                 continue
-            counted, now = come.pop(name, 0), picture.steps_done
             has_come_on = step > 0 or picture.status != "done"
-            if picture.status in ("done", "failed"):
+            if not step:  # taken up: so much of it is kept
+                progress.parts += counted[name] - now
+                counted[name] = now
+                at_work.add(name)
+            progress.come_on(name, max(0, now - counted[name]))
+            counted[name] = now
+            if not picture.left_to_do:
                 ended[name] = has_come_on
-                now = steps
-                bar.set_description(f"{len(ended)} of {pictures} pictures", refresh=False)
-            else:
-                come[name] = now
-            bar.set_postfix_str(name, refresh=False)
-            bar.update(now - counted)
+                at_work.discard(name)
+                progress.end(picture.failed, steps - now)
+            if at_work:
+                progress.reach(min(counted[one] for one in at_work), steps)
             if has_come_on:
                 _written(partial(report.note, picture))
             _written(lambda: page.save(now=False))
@@ -233,23 +231,32 @@ def _warn_of_idle_prompts(
         log.warning("--prompts_file: and %d more rows of no use", len(idle) - MOST_WARNINGS)
 
 
-def _say_what_happened(
+def say_what_happened(
     options: Namespace,
     settings: ChainSettings,
     tree: OutputTree,
     records: Sequence[PictureRecord],
-    unreadable: Sequence[Failure],
-    failed: Sequence[tuple[str, str | None]],
+    new: int,
+    failed: int,
+    skipped: int,
 ) -> None:
+    """Say what became of the pictures, and where to look.
+
+    Args:
+        options: of the command; `save` is looked at.
+        settings: of the chain.
+        tree: the folder.
+        records: the pictures of this run.
+        new: number of them that this run has done.
+        failed: number of those that failed, and of files that are no pictures.
+        skipped: see `zoom_all`.
+    """
     done = sum(record.status == "done" for record in records)
-    if not options.quiet:
-        magnification = settings.magnification(settings.rec_num)
-        share = f"shard {tree.shard.number}/{tree.shard.count}: " if tree.shard else ""
-        say(f"{share}{done} of {len(records) + len(unreadable)} pictures zoomed to {magnification}x")
-        strips = f"{tree.root / 'recursive'} has each picture's states side by side, "
-        say(
-            f"Open {tree.index} in a browser and fly through them; {strips if options.save == 'all' else ''}"
-            f"{tree.root / 'per-sample'} has each state by itself."
-        )
-    for label, reason in failed:
-        say(f"failed: {label}: {reason}", error=True)
+    were = "was" if done - new == 1 else "were"
+    others = {f"{were} done already": done - new, "failed": failed, "skipped": skipped}
+    said = ", ".join([f"{new} new", *(f"{count} {what}" for what, count in others.items() if count)])
+    magnification = settings.magnification(settings.rec_num)
+    say(f"{before_lines(tree.shard)}{done} of {done + failed} pictures zoomed to {magnification}x: {said}")
+    strips = f"{tree.root / 'recursive'} has each picture's states side by side, "
+    shown_too = strips if done and options.save == "all" else ""
+    say_where_to_look(tree, records, f"; {shown_too}{tree.root / 'per-sample'} has each state by itself")

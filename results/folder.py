@@ -152,14 +152,16 @@ def unlink_all(files: Iterable[Path]) -> None:
     """Remove files, as far as they are there; folders stay.
 
     Raises:
-        OutputError: one cannot be removed.
+        FileRefused: one cannot be removed: another program has it open (Windows), or its folder is closed.
+        OutputError: one cannot be removed for another reason.
     """
     try:
         for file in files:
             with contextlib.suppress(IsADirectoryError):
                 file.unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"{error.filename}: cannot be removed ({error.strerror})") from error
+        kind = FileRefused if isinstance(error, PermissionError) else OutputError
+        raise kind(f"{error.filename}: cannot be removed ({error.strerror})") from error
 
 
 def is_link(path: str) -> bool:

@@ -7,13 +7,15 @@ work.
 """
 
 import contextlib
+import logging
 import shutil
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from errors import InputError
+from errors import FileRefused, InputError
 from machine.stage_times import StageTimes
 from results.load_report import EarlierReport, load_report
 from results.output_tree import OutputTree
@@ -21,6 +23,8 @@ from results.pictures import Failure
 from results.prompts_file import prompts_csv
 from results.run_report import PictureRecord, RunReport
 from results.shards import FOLDER, report_of, shards_in
+
+log = logging.getLogger(__name__)
 
 
 def known_report(root: Path) -> EarlierReport | None:
@@ -74,9 +78,49 @@ def join(tree: OutputTree, version: str, environment: dict[str, Any]) -> Earlier
     """
     known = known_report(tree.root)
     if known is not None and shards_in(tree.root):
+        known = replace(known, left_over=remove_left_over(tree, known.left_over, known.pictures))
         write_report(tree, known, version, environment)
         remove_shards(tree.root)
     return known
+
+
+def remove_left_over(
+    tree: OutputTree, left_over: Sequence[str], pictures: Mapping[str, PictureRecord]
+) -> list[str]:
+    """Remove the results that ``--overwrite`` has given up, once nothing else in the folder is left to do.
+
+    Args:
+        tree: the folder.
+        left_over: names of pictures, see `results.run_report`.
+        pictures: of the folder, by name; one that was given such a name keeps what is its own now.
+
+    Returns:
+        Names of those that are still to be removed.
+
+    Raises:
+        OutputError: a link leads out of the folder.
+    """
+    if any(record.left_to_do for record in pictures.values()):
+        return list(left_over)
+    now = {name.casefold(): name for name in pictures}
+    held = []
+    for name in left_over:
+        try:
+            if not _is_one(tree, name, now.get(name.casefold())):
+                tree.remove([name])
+        except FileRefused as error:
+            log.error("%s", error)
+            held.append(name)
+    return held
+
+
+def _is_one(tree: OutputTree, name: str, other: str | None) -> bool:
+    """Tell whether results of two names lie in one place: on some disks letters of both cases are one."""
+    if other is None or name == other:
+        return name == other
+    with contextlib.suppress(OSError):
+        return tree.state(name, 0).parent.samefile(tree.state(other, 0).parent)
+    return False
 
 
 def write_report(tree: OutputTree, known: EarlierReport, version: str, environment: dict[str, Any]) -> None:
@@ -89,6 +133,7 @@ def write_report(tree: OutputTree, known: EarlierReport, version: str, environme
     times.update(known.stage_seconds)
     report = RunReport(tree, version, known.settings, environment, times)
     report.started, report.unreadable, report.pictures = known.started, known.unreadable, known.pictures
+    report.left_over = known.left_over
     report.finish(known.status)
     tree.write(prompts_csv(known.pictures.values()), tree.prompts_csv)
 

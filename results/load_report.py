@@ -49,6 +49,7 @@ class EarlierReport:
         settings: what decided its pixels.
         pictures: by name.
         unreadable: files that are no pictures.
+        left_over: names of pictures whose results are to be removed, see `results.run_report`.
         started: when.
         stage_seconds: by stage.
     """
@@ -57,6 +58,7 @@ class EarlierReport:
     settings: dict[str, Any]
     pictures: dict[str, PictureRecord]
     unreadable: list[Failure]
+    left_over: list[str]
     started: str
     stage_seconds: dict[str, float]
 
@@ -83,6 +85,8 @@ def load_report(file: Path) -> EarlierReport | None:
         by_name = {picture.name: picture for picture in pictures}
         _must(len({name.casefold() for name in by_name}) == len(pictures))
         unreadable = [Failure(**_checked(entry, _FAILURE)) for entry in report["unreadable"]]
+        left_over = report.get("left_over", [])  # which older versions did not write
+        _must(type(left_over) is list and all(map(_name, left_over)))
         _must(_text(report["started"]) and _seconds_by_stage(report["stage_seconds"]))
     journal = journal_of(file)
     with _refusing(journal), _without_garbage_collection():
@@ -94,6 +98,7 @@ def load_report(file: Path) -> EarlierReport | None:
         report["settings"],
         by_name,
         unreadable,
+        left_over,
         report["started"],
         report["stage_seconds"],
     )
@@ -175,6 +180,10 @@ def _text(value: object) -> bool:
     )
 
 
+def _name(value: object) -> bool:
+    return isinstance(value, str) and is_name(value)
+
+
 def _number(value: object, least: int, most: int) -> bool:
     return type(value) is int and least <= value <= most
 
@@ -220,7 +229,7 @@ def _view(value: object) -> bool:
 
 
 _PICTURE: dict[str, Callable[[object], bool]] = {
-    "name": lambda value: isinstance(value, str) and is_name(value),
+    "name": _name,
     "label": _text,
     "file": _text,
     "spot": _text,

@@ -25,7 +25,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from PIL.Image import Image
@@ -218,6 +218,10 @@ class OutputTree(Folder):
         """A file that the page is made of."""
         return self._place(f"{PAGE}/{name}")
 
+    def description(self, name: str) -> Path:
+        """What the page says of a picture; without it the page shows nothing of one."""
+        return self.page_part(f"pictures/{page_id(name)}.js")
+
     @property
     def run_json(self) -> Path:
         """The report, see `results.run_report`; each shard has its own. While a run goes on, run.jsonl beside
@@ -309,32 +313,50 @@ class OutputTree(Folder):
                     file.unlink(missing_ok=True)
                     log.info("%s: swept up, an earlier run was killed while writing it", file)
 
+    def holds(self, name: str) -> bool:
+        """Tell whether an earlier run may have written something about a picture."""
+        return (
+            os.path.lexists(f"{self._below}per-sample/{name}")
+            or os.path.lexists(self.collected_strip(name))
+            or os.path.lexists(self.description(name))
+        )
+
     def remove(self, names: Sequence[str]) -> None:
         """Remove everything that earlier runs wrote about these pictures, and nothing else.
 
         Raises:
             OutputError: something cannot be removed, or a link leads out of the tree.
         """
-        scales = list((self.root / "per-scale").glob("scale*"))
         for name in names:
+            self.clear(name)
             folder = self.root / "per-sample" / name
-            films = [self.film(name, ending) for ending in FILMS]
-            for place in (self.strip(name), self.prompt(name, 1), self.collected_strip(name), films[0]):
-                self.prove_inside(place)
-            for scale in scales:
-                self.prove_inside(scale / f"{name}.png")
-            states = (file for file in folder.glob("*.png") if _NAMES_OF_STATES.fullmatch(file.stem))
-            prompts = (folder / "txt").glob("[0-9]*.txt")
-            collected = (self.collected_strip(name), *(scale / f"{name}.png" for scale in scales))
-            unlink_all((*states, *prompts, self.strip(name), *collected, *films))
             for emptied in (folder / "txt", folder):
                 with contextlib.suppress(OSError):  # other pictures' folders may be inside
                     emptied.rmdir()
-        self._remove_from_page({page_id(name) for name in names})
 
-    def _remove_from_page(self, ids: Set[str]) -> None:
-        pictures = self.page_part("pictures")
-        if not ids or not pictures.is_dir():
-            return
-        self.prove_inside(pictures / "ID.js")
-        unlink_all(file for file in pictures.iterdir() if re.split("[.-]", file.name)[0] in ids)
+    def clear(self, name: str) -> None:
+        """Remove what earlier runs wrote about a picture, but for the folders that it was in.
+
+        Raises:
+            OutputError: something cannot be removed, or a link leads out of the tree.
+        """
+        folder = self.root / "per-sample" / name
+        scales = list((self.root / "per-scale").glob("scale*"))
+        films = [self.film(name, ending) for ending in FILMS]
+        description = self.description(name)
+        for place in (
+            self.strip(name),
+            self.prompt(name, 1),
+            self.collected_strip(name),
+            films[0],
+            description,
+            *(scale / f"{name}.png" for scale in scales),
+        ):
+            self.prove_inside(place)
+        states = [file for file in folder.glob("*.png") if _NAMES_OF_STATES.fullmatch(file.stem)]
+        steps = {file.stem for file in states} | {scale.name.removeprefix("scale") for scale in scales}
+        prompts = (folder / "txt").glob("[0-9]*.txt")
+        collected = (self.collected_strip(name), *(scale / f"{name}.png" for scale in scales))
+        ends = ("", *(f"-{step}" for step in steps))
+        shown = [description.with_name(f"{description.stem}{end}.jpg") for end in ends]
+        unlink_all((description, *shown, *states, *prompts, self.strip(name), *collected, *films))

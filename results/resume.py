@@ -1,6 +1,5 @@
 """Going on where an earlier run into the same folder stopped."""
 
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -9,7 +8,9 @@ from typing import Any
 
 from checkpoints.hashing import sha256_of
 from errors import InputError
-from results.joining import known_report, remove_shards
+from results.changes import differences
+from results.joining import known_report
+from results.load_report import EarlierReport
 from results.output_tree import FOLDERS, OutputTree, assign_names
 from results.pictures import Source
 from results.run_report import PictureRecord
@@ -21,7 +22,13 @@ Records = dict[str, PictureRecord]
 
 
 def earlier_results(tree: OutputTree, settings: dict[str, Any], announce: bool = True) -> Records:
-    """Read what earlier runs into the same folder have done, by name.
+    """Return the pictures of `earlier_report`, by name."""
+    report = earlier_report(tree, settings, announce)
+    return report.pictures if report else {}
+
+
+def earlier_report(tree: OutputTree, settings: dict[str, Any], announce: bool = True) -> EarlierReport | None:
+    """Read what earlier runs into the same folder have done; None where none was at work there.
 
     Args:
         tree: the folder.
@@ -39,14 +46,14 @@ def earlier_results(tree: OutputTree, settings: dict[str, Any], announce: bool =
         for folder in FOLDERS:
             if (tree.root / folder).exists():
                 raise InputError(f"{tree.root / folder}: results without a run.json; {WAY_OUT}")
-        return {}
+        return None
     if announce and old.status == "running" and tree.shard is None:
         log.warning("%s: the earlier run was interrupted; this one goes on from there", tree.root)
     changed = differences(old.settings, settings)
     if changed:
         more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
         raise InputError(f"{tree.root}: made with other settings: {'; '.join(changed[:3])}{more}; {WAY_OUT}")
-    return old.pictures
+    return old
 
 
 def waiting(sources: Sequence[Source], earlier: Records) -> list[Source]:
@@ -59,22 +66,19 @@ def take_up(tree: OutputTree, sources: Sequence[Source], earlier: Records) -> li
     """Give every picture a record, the one of an earlier run where there is one.
 
     Args:
-        tree: the folder; results of pictures that are zoomed into elsewhere now are removed from it. Where it
-            is a shard's, it sees to its own pictures only.
-        sources: the pictures of this run.
-        earlier: from `earlier_results`; none where the run starts anew.
+        tree: the folder. Where it is a shard's, it sees to its own pictures only.
+        sources: the pictures of this run; one that is zoomed into elsewhere now begins anew.
+        earlier: what is to go on.
 
     Returns:
         A record each, also of other shards' pictures.
     """
     names = assign_names(sources, _names_taken(sources, earlier))
-    if not earlier:  # whatever lies under these names is no result of a run that is known
-        tree.remove(list(names.values()))
     records = []
     for source in sources:
         record = earlier.get(names[source]) or PictureRecord(names[source], source.label, source.key)
         if tree.takes(source.picture_label) and record.center != source.center:
-            _start_anew(tree, record)
+            _begin_anew(record)
         records.append(_called(record, source))
     return records
 
@@ -85,16 +89,13 @@ def _called(record: PictureRecord, source: Source) -> PictureRecord:
     return record
 
 
-def forget_what_has_changed(tree: OutputTree, record: PictureRecord) -> None:
-    """Start a picture anew where its file is no longer the one that an earlier run read.
+def forget_what_has_changed(record: PictureRecord) -> None:
+    """Begin a picture anew where its file is no longer the one that an earlier run read.
 
     Takes as long as reading the file, so it is for when the picture's turn comes.
-
-    Raises:
-        OutputError: its results cannot be removed.
     """
-    if record.sha256 is not None and record.sha256 != _sha256(Path(record.file)):
-        _start_anew(tree, record)
+    if record.has_results and record.sha256 != _sha256(Path(record.file)):
+        _begin_anew(record)
 
 
 def _sha256(file: Path) -> str | None:
@@ -104,25 +105,10 @@ def _sha256(file: Path) -> str | None:
         return None  # reading it will fail, and say why
 
 
-def _start_anew(tree: OutputTree, record: PictureRecord) -> None:
-    if record.sha256 is None:
-        return
-    log.info("%s: has changed since the earlier run, it is done again", record.label)
-    tree.remove([record.name])
-    record.sha256 = record.size = record.view = record.texture = record.failure = None
-    record.status, record.steps = "pending", []
-
-
-def remove_all(tree: OutputTree) -> None:
-    """Remove the results of all pictures that the folder's reports name."""
-    try:
-        old = known_report(tree.root)
-    except InputError as error:
-        log.warning("%s: the pictures that it names are not removed", error)
-        return
-    if old:
-        tree.remove(list(old.pictures))
-    remove_shards(tree.root)
+def _begin_anew(record: PictureRecord) -> None:
+    if record.has_results:
+        log.info("%s: has changed since the earlier run, it is done again", record.label)
+        record.begin_anew()
 
 
 def _names_taken(sources: Sequence[Source], earlier: Records) -> dict[tuple[str, str], str]:
@@ -134,17 +120,3 @@ def _names_taken(sources: Sequence[Source], earlier: Records) -> dict[tuple[str,
         if not os.path.exists(record.file)  # noqa: PTH110 (never raises, whatever a report calls a file)
     }
     return taken | {source.id: moved[source.label] for source in sources if source.label in moved}
-
-
-def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Name what differs between two nested settings: ``"chain.seed was 42, is 43"``."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for kind in ("backbone", "extractor"):  # where these differ, everything below them does
-            if isinstance(new.get(kind), str) and isinstance(old.get(kind), str) and old[kind] != new[kind]:
-                return differences(old[kind], new[kind], path)
-        return [
-            line
-            for key in sorted(old.keys() | new.keys())
-            for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-        ]
-    return [] if old == new else [f"{path} was {json.dumps(old)}, is {json.dumps(new)}"]

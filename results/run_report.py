@@ -13,6 +13,8 @@ started, finished   UTC, ISO 8601; finished is null while it runs
 stage_seconds   seconds by stage over the last run, see `machine.stage_times.StageTimes`
 components      how often each model was read from disk and moved to its device, in the last run
 unreadable      label and reason of files that are no pictures
+left_over       names of pictures that --overwrite has given up and not found again: their results are removed
+                when all others are done
 pictures        one entry a picture, see `PictureRecord` and `StepRecord`
 """
 
@@ -179,6 +181,25 @@ class PictureRecord:
         """Number of steps whose state is on disk."""
         return sum(step.done for step in self.steps)
 
+    @property
+    def has_results(self) -> bool:
+        """Whether something was made of it."""
+        return self.sha256 is not None
+
+    @property
+    def left_to_do(self) -> bool:
+        """Whether no run has come to its end yet."""
+        return self.status in ("pending", "started")
+
+    def become(self, other: "PictureRecord") -> None:
+        """Take over what another record says."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(other, name))
+
+    def begin_anew(self) -> None:
+        """Forget what was made of it: whatever lies under its name is removed when it begins."""
+        self.become(PictureRecord(self.name, self.label, self.file, self.spot, self.center))
+
 
 def figure(value: float, digits: int) -> float:
     """Round a figure of a record."""
@@ -223,6 +244,7 @@ class RunReport:
         self.finished: str | None = None
         self.components: dict[str, dict[str, int]] = {}
         self.unreadable: list[Failure] = []
+        self.left_over: list[str] = []
         self.pictures: dict[str, PictureRecord] = {}
         self._come_on: dict[str, PictureRecord] = {}  # since they were last written
         self._journal = 0  # bytes of it; 0 where there is none that goes with the report
@@ -296,6 +318,7 @@ class RunReport:
             "stage_seconds": {name: round(seconds, 4) for name, seconds in sorted(self.times.items())},
             "components": self.components,
             "unreadable": [dataclasses.asdict(failure) for failure in self.unreadable],
+            "left_over": self.left_over,
         }
         yield json.dumps(head, indent=1).removesuffix("\n}").encode() + b',\n "pictures": ['
         between = b"\n"

@@ -239,8 +239,9 @@ machine.pace.SHORTEST = machine.pace.SHARE = 0
 from results.run_report import RunReport
 note, done = RunReport.note, set()
 def count(self, picture):
+    has_ended = picture.status == "done"  # it may be, a moment later
     note(self, picture)
-    if picture.status == "done":
+    if has_ended:
         done.add(picture.name)
     if len(done) == left:
         os.kill(os.getpid(), signal.SIGKILL)

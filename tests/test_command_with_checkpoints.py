@@ -143,7 +143,7 @@ def test_plain_ram_tags_where_dape_is_not_there_with_a_warning(command, tmp_path
 def test_kinds_that_only_resize_refuse_what_they_would_not_use(command, tmp_path):
     small = ("-i", PARITY / "input", "-o", tmp_path, "--process_size", 128, "--rec_type", "bicubic")
     for arguments, reason in (
-        (DAPE, "--ram_path only goes with"),
+        (DAPE, "--ram_path is of no use: --rec_type bicubic only resizes"),
         ((*SD3, *SR), "--pretrained_model_name_or_path only goes with"),
         (("--prompt_type", "vlm"), "--rec_type bicubic only resizes"),
     ):
@@ -205,7 +205,7 @@ def test_sd3_without_its_sr_files_is_refused_and_plain_sd3_must_be_asked_for(com
     [
         (["--lora_path", "x.pkl"], "--lora_path only goes with --backbone sd3"),
         (["--latent_tiled_size", 64], "--latent_tiled_size only goes with --backbone sd3"),
-        (["--max_new_tokens", 10], "--max_new_tokens only goes with --prompt_type vlm"),
+        (["--max_new_tokens", 10], "--max_new_tokens is of no use: the embedded network takes no prompts"),
         (["--backbone", "sd3"], "wants --pretrained_model_name_or_path"),
         ([*SD3, *SR, "--lora_path", "nowhere.pkl"], "--lora_path nowhere.pkl: no such file"),
         ([*SD3, "--no_sr_lora", *SR], "contradict each other"),

@@ -334,7 +334,10 @@ def test_a_picture_that_was_mended_is_zoomed_into_by_the_next_run(command, tmp_p
     assert command("inference_coz", "-i", photos, "-o", tmp_path / "out", *RESIZE).code == 1
     shutil.copy(SCENE, photos / "third.png")
     done = command("inference_coz", "-i", photos, "-o", tmp_path / "out", *RESIZE)
-    assert (done.code, done.out.splitlines()[0]) == (0, "3 of 3 pictures zoomed to 16x")
+    assert (done.code, done.out.splitlines()[0]) == (
+        0,
+        "3 of 3 pictures zoomed to 16x: 1 new, 2 were done already",
+    )
     assert report(tmp_path / "out")["unreadable"] == []
 
 
@@ -355,7 +358,7 @@ def test_names_of_files_and_folders_cannot_collide_in_the_tree(command, tmp_path
         (photos / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(SCENE, photos / place)
     done = command("inference_coz", "-i", photos, "-o", tmp_path / "out", *RESIZE, "--recursive_folders")
-    assert (done.code, done.out.splitlines()[0]) == (0, "5 of 5 pictures zoomed to 16x")
+    assert (done.code, done.out.splitlines()[0]) == (0, "5 of 5 pictures zoomed to 16x: 5 new")
 
 
 # same seed, same pixels
@@ -427,7 +430,7 @@ def test_a_folder_of_other_settings_is_refused_and_named(command, tmp_path):
     before = pixels(tmp_path)
     done = command("inference_coz", "-i", SCENE, "-o", tmp_path, *RESIZE, "--seed", 43)
     assert done.code == 2
-    assert "chain.seed was 42, is 43" in done.err
+    assert "--seed was 42, is 43" in done.err
     assert "--overwrite" in done.err
     assert pixels(tmp_path) == before
 

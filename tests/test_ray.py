@@ -203,7 +203,7 @@ def test_an_exception_that_nobody_foresaw_stays_within_its_picture(worker, more_
 
 def test_a_machine_that_would_make_other_pixels_or_sees_no_output_ends_the_run(worker, photos, tmp_path):
     worker.job.described["chain"]["seed"] = 7
-    assert "would make other pixels: chain.seed was 7, is 42" in str(worker.zoom(records(photos)).error)
+    assert "would make other pixels: --seed was 7, is 42" in str(worker.zoom(records(photos)).error)
     (tmp_path / "out" / "run.json").unlink()
     assert "does not see the output folder" in str(worker.zoom(records(photos)).error)
     worker.job = dataclasses.replace(worker.job, folder=tmp_path / "nowhere")

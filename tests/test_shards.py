@@ -352,7 +352,7 @@ def test_shards_of_other_settings_are_refused(pictures, tmp_path, command):
     ended = command("inference_coz", "-i", pictures, "-o", out, "--rec_type", "nearest", "--process_size", 64,
                     "--rec_num", 3, "--shard", "1/2")  # fmt: skip
     assert ended.code == 2
-    assert 'chain.rec_type was "bicubic", is "nearest"' in ended.err
+    assert "--rec_type was bicubic, is nearest" in ended.err
 
 
 def test_merge_runs_joins_what_killed_shards_left(pictures, tmp_path, command):

@@ -91,9 +91,9 @@ class Page:
         for picture in pictures.values():
             if not self.tree.takes(picture.picture_label):
                 continue  # that shard sees to it
-            if anew or not self._description(picture).is_file():
+            if anew or not self.tree.description(picture.name).is_file():
                 self.show(picture)
-            else:
+            elif picture.has_results:  # else what is there is of results that --overwrite has given up
                 self._shown.add(picture.name)
 
     def show(self, picture: PictureRecord, in_hand: InHand | None = None) -> None:
@@ -143,7 +143,7 @@ class Page:
             for layer in layers_of(picture)
         ]
         route = route_of(picture, [quote(file.as_posix()) for file in files], plain)
-        self.tree.write(f"takePicture({script_text(route)});\n".encode(), self._description(picture))
+        self.tree.write(f"takePicture({script_text(route)});\n".encode(), self.tree.description(picture.name))
 
     def save(self, now: bool = True) -> None:
         """Write index.html; with ``now=False`` only where the last time is long ago.
@@ -160,7 +160,7 @@ class Page:
         run, pictures = self.run, list(self.run.pictures.values())
         shown = self._shown
         if self.tree.shard is not None:
-            shown = shown | {one.name for one in pictures if self._description(one).is_file()}
+            shown = shown | {one.name for one in pictures if self.tree.description(one.name).is_file()}
         folder = script_text(folder_of(run.status, run.settings, pictures, run.unreadable)).removesuffix("}")
         page = _fill_in(
             policy=POLICY,
@@ -174,9 +174,6 @@ class Page:
             for number, entry in enumerate(entries_of(pictures, shown)):
                 stream.write(f"{', ' if number else ''}{script_text(entry)}".encode())
             stream.write(after.encode())
-
-    def _description(self, picture: PictureRecord) -> Path:
-        return self.tree.page_part(f"pictures/{page_id(picture.name)}.js")
 
 
 def write_page(tree: OutputTree, run: Run, anew: bool = False) -> list[str]:

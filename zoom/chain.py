@@ -96,7 +96,7 @@ class Chain:
             for _ in range(0, len(pictures), group_size):
                 group = []
                 for picture, in_hand in islice(all_taken_up, group_size):
-                    if in_hand is not None:
+                    if in_hand is not None and self._files.begin(in_hand):
                         group.append(in_hand)
                     yield picture, 0
                 if group:

@@ -23,6 +23,7 @@ class InHand:
         seen: state 0 and the last one, by number: for who shows them when the picture is done.
         sr_input: what the chain's first network enlarged, for the same; None where an earlier run did that.
         is_lost: a file of it could not be written.
+        begins: what its record is to say when it begins; None where it goes on from an earlier run.
     """
 
     record: PictureRecord
@@ -34,6 +35,7 @@ class InHand:
     seen: dict[int, Image] = field(default_factory=dict)
     sr_input: Image | None = None
     is_lost: bool = False
+    begins: PictureRecord | None = None
 
     @property
     def bytes(self) -> int:

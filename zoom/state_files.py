@@ -3,7 +3,7 @@
 A state is the PNG on disk: an interrupted run goes on from there with the same pixels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -55,43 +55,69 @@ class StateFiles:
         self._first: tuple[object, Image.Image] | None = None  # its state 0
 
     def take_up(self, picture: PictureRecord) -> InHand | None:
-        """Go on with what an earlier run has made, or make state 0.
+        """Go on with what an earlier run has made, or make state 0; may be done long before its turn.
 
         Returns:
-            The picture with what its next steps look at; None where nothing is to be done: an earlier run has
-            finished it, or it has failed.
+            The picture with what its next steps look at, for `begin`; None where nothing is to be done: an
+            earlier run has finished it, or it has failed.
         """
-        forget_what_has_changed(self.tree, picture)
+        forget_what_has_changed(picture)
         if self.keeping.finished(picture):
             self.keeping.label(picture)
             return None
-        picture.status, picture.failure = "started", None
         with failing_alone(picture):
             return self._go_on(picture) or self._start(picture)
         return None
 
+    def begin(self, in_hand: InHand) -> bool:
+        """Begin a picture whose turn has come: only now is removed what an earlier run has made of it.
+
+        Returns:
+            Whether it has begun; else it has failed.
+
+        Raises:
+            OutputError: a link leads out of the tree, or an earlier state could not be written.
+        """
+        picture = in_hand.record
+        if in_hand.begins is None:
+            picture.status, picture.failure = "started", None
+            return True
+        with failing_alone(picture):
+            if self.tree.holds(picture.name):
+                self.keeping.overlap.wait()  # the pictures before it are on the disk, should this be the end
+                self.tree.clear(picture.name)
+            picture.become(in_hand.begins)  # whoever goes on from what it says now finds no older state
+            self.keeping.keep_first(in_hand)
+            return True
+        return False
+
     def _start(self, picture: PictureRecord) -> InHand:
-        """Read the picture, make and save its state 0, and plan its steps.
+        """Read the picture, make its state 0, and plan its steps; its record says so when it begins.
 
         Raises:
             PictureError: it cannot be read or zoomed into.
-            OutputError: an earlier state could not be written.
         """
         read = self._read_picture(picture)
         route = plan_route(self.settings, read.image.size, picture.center)
-        picture.sha256, picture.size = read.sha256, read.image.size
-        picture.view, picture.steps = route.view.numbers, self._planned(route)
         made_of = read.file, route.cut, route.resized, route.first
         if self._first is None or self._first[0] != made_of:
             self._first = made_of, first_state(read.image, route)
         state = self._first[1]
         if not picture.spot:
             self._first = None
-        picture.texture = texture(state)
-        in_hand = InHand(picture, route, state)
+        begins = replace(
+            picture,
+            sha256=read.sha256,
+            size=read.image.size,
+            view=route.view.numbers,
+            texture=texture(state),
+            status="started",
+            failure=None,
+            steps=self._planned(route),
+        )
+        in_hand = InHand(picture, route, state, begins=begins)
         self.keeping.remember(in_hand, state, 0)
-        self.keeping.keep_first(in_hand)
-        self._cut(in_hand, read.image)
+        self._cut(in_hand, begins, read.image)
         return in_hand
 
     def _go_on(self, picture: PictureRecord) -> InHand | None:
@@ -130,7 +156,7 @@ class StateFiles:
         read = self._read_picture(picture)
         if (read.sha256, read.image.size) != (picture.sha256, picture.size):  # not what the report says
             return None
-        self._cut(in_hand, read.image)
+        self._cut(in_hand, picture, read.image)
         return in_hand
 
     def _planned(self, route: Route) -> list[StepRecord]:
@@ -147,11 +173,11 @@ class StateFiles:
             for number, step in enumerate(route.steps, start=1)
         ]
 
-    def _cut(self, in_hand: InHand, image: Image.Image) -> None:
+    def _cut(self, in_hand: InHand, picture: PictureRecord, image: Image.Image) -> None:
         """Cut the windows out of the picture at once, so that it need not wait in memory itself."""
         in_hand.cuts = {
             record.step: cut_from_picture(image, step)
-            for record, step in zip(in_hand.record.steps, in_hand.route.steps, strict=True)
+            for record, step in zip(picture.steps, in_hand.route.steps, strict=True)
             if step.window_of is None and not record.done
         }
 

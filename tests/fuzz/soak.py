@@ -2,13 +2,15 @@
 
 Half of the kills are SIGKILL (a power cut), the others SIGINT and SIGTERM (polite), some of these twice.
 After a polite one nothing half-written may be left; after every one the same command must give the same
-files. Half of the runs are two shards side by side, of which one is killed.
+files. Half of the runs are two shards side by side, of which one is killed. A third of them start an older
+folder of other settings anew (--overwrite), and go on without that.
 
 ``make soak N=30 WAY=torchrun`` kills one of torchrun's two workers, ``WAY=ray`` an actor or the driver
 (where Ray is installed); always by SIGKILL.
 """
 
 import contextlib
+import json
 import random
 import shutil
 import signal
@@ -25,6 +27,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).parent.parent.parent
 PICTURES = ROOT / "tests" / "data" / "parity" / "input"
 KINDS = {"bicubic": 40, "recursive": 1}  # and how many copies of the pictures: enough to be read ahead
+OLD = "nearest"  # what older results are of
 OPTIONS = ("--process_size", "64", "--rec_num", "3", "-q")
 # how the command is begun where it begins others itself, and what it is given more
 SPREAD = {
@@ -61,11 +64,19 @@ def results(out: Path) -> dict[str, bytes]:
     return {file.relative_to(out).as_posix(): file.read_bytes() for file in files}
 
 
+def anew(out: Path, kind: str) -> Sequence[str]:
+    """Return what a run is given to start a folder anew that holds results of another kind."""
+    report = out / "run.json"
+    is_old = report.exists() and json.loads(report.read_text())["settings"]["chain"]["rec_type"] != kind
+    return ("--overwrite",) if is_old else ()
+
+
 def killed(
     out: Path, kind: str, after: float, how: signal.Signals, twice: bool, shards: Sequence[str]
 ) -> str:
     """Kill one of the processes of a run, look at what it left, and run all again; return what is wrong."""
-    run, *others = [start(out, kind, ("--shard", shard)) for shard in shards]
+    more = anew(out, kind)
+    run, *others = [start(out, kind, ("--shard", shard, *more)) for shard in shards]
     time.sleep(after)
     run.send_signal(how)
     if twice:
@@ -84,7 +95,8 @@ def killed(
             return f"it said {said[-200:]!r}"
         if left and not twice and not others:  # others leave the lock under which reports are joined
             return f"it left {left}"
-    for again in [start(out, kind, ("--shard", shard)) for shard in shards]:
+    more = anew(out, kind)
+    for again in [start(out, kind, ("--shard", shard, *more)) for shard in shards]:
         _, said = again.communicate(timeout=120)
         if again.returncode:
             return f"the next run ended with {again.returncode}: {said[-200:]!r}"
@@ -130,6 +142,7 @@ def main() -> int:
                 since = time.monotonic()
                 start(Path(place, f"{kind}-spread"), kind, SPREAD[way][1], SPREAD[way][0]).communicate()
             seconds[kind] = time.monotonic() - since
+            start(Path(place, f"{kind}-old"), kind, ("--rec_type", OLD)).communicate()
         for seed in tqdm(range(first, first + number), disable=None):
             dice = random.Random(seed)
             kind, out = dice.choice(list(KINDS)), Path(place, "out")
@@ -140,6 +153,8 @@ def main() -> int:
                 how, shards = signal.SIGKILL, (way,)
                 wrong = one_of_many_killed(out, kind, after, way, dice)
             else:
+                if dice.random() < 1 / 3:
+                    shutil.copytree(Path(place, f"{kind}-old"), out)
                 wrong = killed(out, kind, after, how, how in POLITE and dice.random() < 0.25, shards)
             if not wrong and results(out) != expected[kind]:
                 wrong = "other results than a run that was never killed"
