@@ -9,7 +9,7 @@ from errors import InputError, OutputError
 from machine import interrupts
 from machine.terminal import TERMINAL
 
-ALL_DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+ALL_DONE, SOME_FAILED, BAD_INPUT = 0, 1, 2
 
 
 def run_command(
@@ -32,7 +32,14 @@ def run_command(
     """
     try:
         with interrupts.listening():
-            return run(sys.argv[1:] if arguments is None else arguments)
+            try:
+                return run(sys.argv[1:] if arguments is None else arguments)
+            except (Exception, KeyboardInterrupt) as error:
+                code = interrupts.exit_code_of(error)
+                if code is None:
+                    raise
+                say(f"{name}: {interrupted}", error=True)
+                return code
     except InputError as error:
         for line in error.lines:
             say(f"{name}: {line}", error=True)
@@ -48,9 +55,6 @@ def run_command(
     except RecursionError:  # the system's own limit of a path's length would come next
         say(f"{name}: folders are nested too deeply", error=True)
         return BAD_INPUT
-    except KeyboardInterrupt as error:
-        say(f"{name}: {interrupted}", error=True)
-        return getattr(error, "code", INTERRUPTED)
 
 
 def say(text: str, error: bool = False) -> None:

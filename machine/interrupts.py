@@ -45,15 +45,27 @@ def listen(sentence: str) -> None:
     """
 
     def last_words(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not isinstance(error, KeyboardInterrupt):
+        code = exit_code_of(error)
+        if code is None:
             sys.__excepthook__(kind, error, trace)
             return
         print(sentence, file=sys.stderr, flush=True)  # noqa: T201 (the console's module may not be there yet)
-        os._exit(getattr(error, "code", 130))
+        os._exit(code)
 
     sys.excepthook = last_words
     for number in SIGNALS:
         signal.signal(number, _handle)
+
+
+def exit_code_of(error: BaseException) -> int | None:
+    """Return the exit code of a program that a signal has ended; None where something else has.
+
+    Python itself makes another error of `Interrupted` in places: of one within ``__set_name__``, as where a
+    module with an enum is imported, a RuntimeError.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return getattr(error, "code", 128 + signal.SIGINT)
+    return 128 + _State.came if _State.came and isinstance(error, Exception) else None
 
 
 def _handle(number: int, _frame: FrameType | None) -> None:
