@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from command.console import run_command
 
-# Python 3.11 makes a RuntimeError of what is raised in there; so it does while a module with an enum is imported.
+# Python 3.11 makes a RuntimeError of what is raised in there, as while a module with an enum is imported.
 KILLED_WITHIN_SET_NAME = """
 import os, signal
 from machine import interrupts
