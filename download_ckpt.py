@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from checkpoints.catalogue import PURPOSES
-from command.arguments import Help, at_least, underscored
+from command.arguments import Parser, at_least, underscored
 from command.console import end_process, run_command, set_up_logging
 from errors import InputError
 
@@ -36,14 +36,13 @@ no room on the disk; 130 (143) interrupted, the same command goes on
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Describe every option of the command."""
-    parser = argparse.ArgumentParser(
-        prog="download_ckpt.py",
-        description="Fetch what is missing of the checkpoints for SD3, its prompts, or all.",
-        epilog=EPILOG,
-        formatter_class=Help,
-        allow_abbrev=False,
+    parser = Parser(
+        "download_ckpt.py",
+        "[options]",
+        "Fetch what is missing of the checkpoints for SD3, its prompts, or all.",
+        EPILOG,
     )
     add = parser.add_argument
     add(

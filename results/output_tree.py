@@ -340,23 +340,24 @@ class OutputTree(Folder):
         Raises:
             OutputError: something cannot be removed, or a link leads out of the tree.
         """
-        folder = self.root / "per-sample" / name
-        scales = list((self.root / "per-scale").glob("scale*"))
-        films = [self.film(name, ending) for ending in FILMS]
-        description = self.description(name)
-        for place in (
-            self.strip(name),
-            self.prompt(name, 1),
-            self.collected_strip(name),
-            films[0],
-            description,
-            *(scale / f"{name}.png" for scale in scales),
-        ):
-            self.prove_inside(place)
-        states = [file for file in folder.glob("*.png") if _NAMES_OF_STATES.fullmatch(file.stem)]
-        steps = {file.stem for file in states} | {scale.name.removeprefix("scale") for scale in scales}
-        prompts = (folder / "txt").glob("[0-9]*.txt")
-        collected = (self.collected_strip(name), *(scale / f"{name}.png" for scale in scales))
-        ends = ("", *(f"-{step}" for step in steps))
-        shown = [description.with_name(f"{description.stem}{end}.jpg") for end in ends]
-        unlink_all((description, *shown, *states, *prompts, self.strip(name), *collected, *films))
+        unlink_all(_files_about(self, name))
+
+
+def _files_about(tree: OutputTree, name: str) -> list[Path]:
+    """List every file that a run may have written about a picture; some need not be there.
+
+    Raises:
+        OutputError: a link leads out of the tree.
+    """
+    folder, description = tree.root / "per-sample" / name, tree.description(name)
+    per_scale = list((tree.root / "per-scale").glob("scale*"))
+    scales = [scale / f"{name}.png" for scale in per_scale]
+    films = [tree.film(name, ending) for ending in FILMS]
+    strips = [tree.strip(name), tree.collected_strip(name)]
+    for file in (*strips, tree.prompt(name, 1), films[0], description, *scales):
+        tree.prove_inside(file)
+    states = [file for file in folder.glob("*.png") if _NAMES_OF_STATES.fullmatch(file.stem)]
+    steps = {state.stem for state in states} | {scale.name.removeprefix("scale") for scale in per_scale}
+    shown = [description, description.with_suffix(".jpg")]
+    shown += [description.with_name(f"{description.stem}-{step}.jpg") for step in steps]
+    return [*shown, *states, *(folder / "txt").glob("[0-9]*.txt"), *strips, *scales, *films]
