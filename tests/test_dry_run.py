@@ -181,7 +181,8 @@ def test_every_missing_file_of_the_tagger_is_named_at_once(command, tmp_path):
 # How long it takes
 
 
-def test_a_step_of_the_embedded_network_is_tried_where_nothing_is_known(command, tmp_path):
+def test_a_step_of_the_embedded_network_is_tried_where_nothing_is_known(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     done = command("inference_coz", "-i", SCENE, "-o", tmp_path / "out", *SMALL, "--seed", 7, "--dry_run")
     assert done.code == 0
     assert "time       about" in done.out
