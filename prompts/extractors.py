@@ -14,7 +14,8 @@ from PIL.Image import Image
 from errors import PictureError
 from machine.machine import Machine
 from machine.memory import Size
-from prompts.qwen_vl import QwenProcessor, answer_fault, check_vlm, generate, load_vlm, one_line
+from prompts.answers import cleaned, fault_of
+from prompts.qwen_vl import QwenProcessor, check_vlm, generate, load_vlm
 from prompts.vlm_files import VlmFiles
 from ram.files import RamFiles
 from zoom.protocols import Prompt, StepInput
@@ -127,19 +128,19 @@ class VlmExtractor:
         machine.residency.add(VLM, lambda device: load_vlm(files, device, dtype), device, size)
 
     def __call__(self, inputs: Sequence[StepInput]) -> Iterator[Prompt | PictureError]:
-        """Yield the VLM's answer to each input as one line; inputs RGB, of any size."""
+        """Yield the VLM's cleaned answer to each input; inputs RGB, of any size."""
         return self.machine.batches(VLM, inputs, self._prompts)
 
     def _prompts(self, inputs: Sequence[StepInput]) -> list[Prompt | PictureError]:
         answers = self._ask(inputs)
-        faults = [answer_fault(answer) for answer in answers]
+        faults = [fault_of(answer) for answer in answers]
         # Asked only now that the VLM is idle: under --efficient_memory the tagger takes its place.
         speaker = NullExtractor() if self.fallback is None else self.fallback
         substitutes = iter(speaker([one for one, fault in zip(inputs, faults, strict=True) if fault]))
         prompts: list[Prompt | PictureError] = []
         for answer, fault in zip(answers, faults, strict=True):
             if not fault:
-                prompts.append(Prompt(text=one_line(answer), extractor="vlm", raw=answer))
+                prompts.append(Prompt(text=cleaned(answer), extractor="vlm", raw=answer))
                 continue
             logger.warning("the VLM's answer is %s: %r", fault, answer)
             other = next(substitutes)

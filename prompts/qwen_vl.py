@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: loaded, its questions asked, its answers judged.
+"""Qwen2.5-VL: loaded, and its questions asked; `prompts.answers` judges what it says.
 
 The messages are Chain-of-Zoom's (arXiv 2505.18600, section 3.2, as its published code sends them): the
 question is the *system* message, the user's message holds only the pictures.
@@ -182,34 +182,6 @@ def generate(
     with torch.inference_mode():
         ids: torch.Tensor = model.generate(**inputs, max_new_tokens=max_new_tokens)  # type: ignore[operator]
     return ids[:, inputs["input_ids"].shape[1] :].cpu()
-
-
-def one_line(answer: str) -> str:
-    """Strip an answer and join its lines and spaces into single spaces."""
-    return " ".join(answer.split())
-
-
-def answer_fault(answer: str) -> str:
-    """Say why an answer cannot be a prompt; empty where it can.
-
-    An answer is no prompt where it has no letter and no digit in it, or where it ran away: its last three
-    quarters or more are one piece said over and over, three times or more.
-
-    >>> answer_fault("fur, whiskers, grey cat, grey fur")
-    ''
-    >>> answer_fault("fur, fur, fur, fur, fur, fur, fur,")
-    'only repetition'
-    """
-    text = one_line(answer)
-    if not any(character.isalnum() for character in text):
-        return "empty"
-    for period in range(1, len(text) // 3 + 1):
-        repeated = period
-        while repeated < len(text) and text[-1 - repeated] == text[period - 1 - repeated]:
-            repeated += 1
-        if repeated >= max(0.75 * len(text), 3 * period):
-            return "only repetition"
-    return ""
 
 
 @contextmanager
