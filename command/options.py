@@ -72,7 +72,7 @@ def _pictures_and_results(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="PATH",
-        help="pictures and folders of pictures, in any format that Pillow reads",
+        help="pictures (JPEG, PNG, HEIC, AVIF, WebP, TIFF, camera raw, ...) and folders of pictures",
     )
     add(
         "--recursive_folders",

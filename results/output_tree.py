@@ -318,3 +318,10 @@ class OutputTree(Folder):
             return
         self.prove_inside(pictures / "ID.js")
         unlink_all(file for file in pictures.iterdir() if re.split("[.-]", file.name)[0] in ids)
+
+
+def places_of(root: Path) -> list[Path]:
+    """Return the folders and the files of its own that a run lays into its output folder."""
+    tree = OutputTree(root)
+    files = tree.index, tree.run_json, tree.run_json.with_suffix(".jsonl"), tree.prompts_csv, tree.spots_csv
+    return [*(root / folder for folder in OURS), *files]
