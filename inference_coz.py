@@ -47,6 +47,7 @@ def run(options: "Namespace") -> int:
 
         return check_up(options.output_dir)
     from command.films import make_films
+    from command.finding import find
     from command.parts import Parts, build_parts, check_files
     from command.ray_cluster import connected
     from command.sharding import exit_code_of_shard
@@ -54,8 +55,7 @@ def run(options: "Namespace") -> int:
     from command.spots import leave_out_what_cannot_be_zoomed_into, with_detail, with_regions
     from command.viewing import check_one_picture, write_share
     from machine.stage_times import StageTimes
-    from results.output_tree import OURS, OutputTree
-    from results.pictures import find_pictures
+    from results.output_tree import OutputTree, places_of
     from results.prompts_file import read_prompts
     from zoom.window import check_steps
 
@@ -67,9 +67,8 @@ def run(options: "Namespace") -> int:
     if has_prompts and options.backbone != "sd3":
         log.warning("this backbone takes no prompts: they are written down, and steer nothing")
     fixed_prompts = read_prompts(options.prompts_file) if options.prompts_file else {}
-    sources, unreadable = find_pictures(
-        options.input_image, options.recursive_folders, [tree.root / folder for folder in OURS]
-    )
+    found = find(options.input_image, options.recursive_folders, places_of(tree.root), options.quiet)
+    sources, unreadable = found.sources, found.failures
     check_one_picture(options.share, sources)
     sources, unfit = leave_out_what_cannot_be_zoomed_into(settings, sources)
     unreadable += unfit
@@ -113,7 +112,17 @@ def run(options: "Namespace") -> int:
         records = begin(tree, entered, report, sources, unreadable, options.overwrite)
         done_before = {record.name: record.steps_done for record in records}
         try:
-            code = zoom_all(options, settings, report, parts, records, failures, fixed_prompts, chain_class)
+            code = zoom_all(
+                options,
+                settings,
+                report,
+                parts,
+                records,
+                failures,
+                fixed_prompts,
+                chain_class,
+                len(found.skipped),
+            )
         finally:
             loading = sum(seconds for stage, seconds in times.items() if stage.endswith(".load"))
             remember_speed(options, described, parts, records, done_before, loading)

@@ -69,7 +69,7 @@ def _pictures_and_results(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         type=Path,
         metavar="PATH",
-        help="pictures and folders of pictures, in any format that Pillow reads",
+        help="pictures (JPEG, PNG, HEIC, AVIF, WebP, TIFF, camera raw, ...) and folders of pictures",
     )
     add("-i", "--input_image", nargs="+", type=Path, metavar="PATH", help="the same")
     add(

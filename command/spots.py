@@ -8,7 +8,8 @@ from pathlib import Path
 from command.progress import Progress
 from errors import InputError, PictureError
 from results.output_tree import OutputTree, assign_names
-from results.pictures import Failure, Source, read_picture
+from results.pictures import Failure, Source
+from results.reading import read_picture
 from results.spots_file import Spot, read_spots, spots_csv
 from zoom.settings import ChainSettings
 from zoom.window import plan_route

@@ -46,7 +46,7 @@ class SRInput:
         Raises:
             InputError: the file cannot be read, or is too small.
         """
-        from results.pictures import read_picture
+        from results.reading import read_picture
         from zoom.states import first_state, step_input
         from zoom.window import plan_route
 
@@ -174,7 +174,7 @@ def _of_folder(folder: Path, prompts: Sequence[str]) -> list[SRInput]:
     from results.pictures import find_pictures
 
     try:
-        sources, _ = find_pictures([folder])
+        sources = find_pictures([folder]).sources
     except InputError:
         raise InputError(f"--calibration_data {folder}: holds no picture that can be read") from None
     return [

@@ -17,7 +17,8 @@ from machine.machine import Machine
 from machine.memory import Size
 from machine.stage_times import StageTimes
 from prompts.answer_cache import AnswerCache, digest_of_question
-from prompts.questions import answer_fault, conversation, one_line, pictures_of
+from prompts.answers import cleaned, fault_of
+from prompts.questions import conversation, pictures_of
 from prompts.vlm_files import VlmFiles
 from prompts.vlm_loading import check_vlm, generate, load_vlm, processor_of
 from prompts.vlm_server import ServerFailure, VlmServer
@@ -131,7 +132,7 @@ class VlmExtractor:
         machine.residency.add(VLM, lambda device: load_vlm(self.files, device, dtype), device, size)
 
     def __call__(self, inputs: Sequence[StepInput]) -> Iterator[Prompt | PictureError]:
-        """Yield the VLM's answer to each input as one line; inputs RGB, of any size."""
+        """Yield the VLM's cleaned answer to each input; inputs RGB, of any size."""
         return self.machine.batches(VLM, inputs, self._prompts)
 
     def _prompts(self, inputs: Sequence[StepInput]) -> list[Prompt | PictureError]:
@@ -183,7 +184,7 @@ class ServerExtractor:
         self.at_once, self.fallback, self.cache = at_once, fallback, cache
 
     def __call__(self, inputs: Sequence[StepInput]) -> Iterator[Prompt | PictureError]:
-        """Yield the server's answer to each input as one line; inputs RGB, of any size."""
+        """Yield the server's cleaned answer to each input; inputs RGB, of any size."""
         pool = ThreadPoolExecutor(self.at_once, thread_name_prefix="vlm")
         try:
             for one, answer in zip(inputs, [pool.submit(self._ask, one) for one in inputs], strict=True):
@@ -238,7 +239,7 @@ def prompts_from(
     for answer, note in zip(answers, notes, strict=True):
         raw = "" if isinstance(answer, ServerFailure) else answer
         if not note:
-            prompts.append(Prompt(text=one_line(raw), extractor="vlm", raw=raw))
+            prompts.append(Prompt(text=cleaned(raw), extractor="vlm", raw=raw))
             continue
         logger.warning("%s%s", note, f": {raw!r}" if raw else "")
         other = next(substitutes)
@@ -251,5 +252,5 @@ def prompts_from(
 def _note_on(answer: str | ServerFailure) -> str:
     if isinstance(answer, ServerFailure):
         return f"the VLM gave no answer: {answer}"
-    fault = answer_fault(answer)
+    fault = fault_of(answer)
     return f"the VLM's answer is {fault}" if fault else ""

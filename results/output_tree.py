@@ -361,3 +361,10 @@ def _files_about(tree: OutputTree, name: str) -> list[Path]:
     shown = [description, description.with_suffix(".jpg")]
     shown += [description.with_name(f"{description.stem}-{step}.jpg") for step in steps]
     return [*shown, *states, *(folder / "txt").glob("[0-9]*.txt"), *strips, *scales, *films]
+
+
+def places_of(root: Path) -> list[Path]:
+    """Return the folders and the files of its own that a run lays into its output folder."""
+    tree = OutputTree(root)
+    files = tree.index, tree.run_json, tree.run_json.with_suffix(".jsonl"), tree.prompts_csv, tree.spots_csv
+    return [*(root / folder for folder in OURS), *files]

@@ -11,6 +11,7 @@ from PIL import Image
 from test_inference_coz import killed, pixels, report
 
 import osediff_sd3
+from prompts.answers import cleaned
 from zoom import color_fix
 
 SD3 = ("--pretrained_model_name_or_path", PARITY / "sd3")
@@ -110,7 +111,10 @@ def test_a_chain_with_the_vlm_steers_with_its_answers(command, tmp_path, kind):
     done = command("inference_coz", *SMALL, *VLM, "-o", tmp_path, "--rec_type", kind)
     assert done.code == 0, done.err
     assert all(step["raw"] for step in prompts(tmp_path))
-    assert [step["extractor"] for step in prompts(tmp_path, "turned")] == ["vlm", "vlm"]
+    said = prompts(tmp_path, "turned")[-1]
+    assert said["extractor"] == "vlm"
+    assert said["prompt"] == cleaned(said["raw"]) != said["raw"]
+    assert (tmp_path / "prompts.csv").read_text().replace("\n", "").isprintable()
     extractor = report(tmp_path)["settings"]["extractor"]
     assert extractor["model"].endswith("qwen")
     assert len(extractor["adapter"]["adapter_model.safetensors"]) == 64

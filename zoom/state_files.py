@@ -11,8 +11,8 @@ from PIL import Image
 from errors import PictureError
 from machine.stage_times import StageTimes
 from results.output_tree import OutputTree
-from results.pictures import read_picture
 from results.png import read_state
+from results.reading import read_picture
 from results.resume import forget_what_has_changed
 from results.run_report import PictureRecord, StepRecord
 from zoom.in_hand import InHand

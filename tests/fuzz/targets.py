@@ -14,6 +14,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+from dng import dng
 from PIL import Image
 
 from command.console import printable, shortened
@@ -50,18 +52,19 @@ def damaged_copy(source: Path, folder: Path, dice: random.Random) -> Path:
 @cache
 def pictures() -> list[tuple[str, bytes]]:
     """One small picture in each of the formats that people have."""
+    import results.reading  # noqa: F401 (tells Pillow of HEIC)
+
     with Image.open(DATA / "input" / "scene.png") as scene:
         image = scene.convert("RGB").resize((48, 40))
-    made = []
-    for ending, options in (
-        ("png", {}), ("jpg", {}), ("webp", {}), ("gif", {}), ("bmp", {}),
-        ("tif", {"compression": "tiff_lzw"}), ("ppm", {}), ("ico", {}), ("tga", {}), ("jp2", {}),
+    made = [("picture.dng", dng(np.asarray(image)))]  # read where rawpy is installed
+    for ending, file_format in (
+        ("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP"), ("gif", "GIF"), ("bmp", "BMP"), ("tif", "TIFF"),
+        ("ppm", "PPM"), ("ico", "ICO"), ("tga", "TGA"), ("jp2", "JPEG2000"), ("avif", "AVIF"),
+        ("heic", "HEIF"),
     ):  # fmt: skip
         stream = io.BytesIO()
         try:
-            image.save(
-                stream, {"jpg": "JPEG", "tif": "TIFF", "jp2": "JPEG2000"}.get(ending, ending), **options
-            )
+            image.save(stream, file_format, **({"compression": "tiff_lzw"} if ending == "tif" else {}))
         except (KeyError, OSError):  # this Pillow was built without
             continue
         made.append((f"picture.{ending}", stream.getvalue()))
@@ -70,12 +73,12 @@ def pictures() -> list[tuple[str, bytes]]:
 
 def picture(folder: Path, dice: random.Random) -> None:
     """A picture, found and decoded."""
-    from results.pictures import find_pictures, read_picture
+    from results.pictures import find_pictures
+    from results.reading import read_picture
 
     name, content = dice.choice(pictures())
     (folder / name).write_bytes(damaged(name, content, dice))
-    sources, _ = find_pictures([folder])
-    for source in sources:
+    for source in find_pictures([folder]).sources:
         read_picture(source.file)
 
 

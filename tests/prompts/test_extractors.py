@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from errors import InputError, PictureError
 from machine.machine import Machine
 from prompts import extractors
+from prompts.answers import cleaned
 from prompts.extractors import DAPE, VLM, DapeExtractor, NullExtractor, VlmExtractor
-from prompts.questions import one_line
 from prompts.qwen_vl import QwenProcessor
 from prompts.vlm_files import check_vlm_folder
 from ram.files import check_ram_files
@@ -76,7 +76,7 @@ def test_the_vlm_is_asked_about_the_input_or_about_its_parent_too(two_pictures, 
     parent = picture("vlm_input/parent.png") if two_pictures else None
     [prompt] = vlm_extractor()([step(picture("vlm_input/crop.png"), parent)])
     raw = expected["recursive_multiscale+lora" if two_pictures else "recursive+lora"]["text"]
-    assert prompt == Prompt(text=one_line(raw), extractor="vlm", raw=raw)
+    assert prompt == Prompt(text=cleaned(raw), extractor="vlm", raw=raw)
 
 
 @pytest.mark.parametrize("name", ["vlm_input/parent.png", "vlm_input/crop.png", "input/scene.png"])
@@ -230,6 +230,18 @@ def test_a_runaway_answer_without_tagger_leaves_the_prompt_empty(expected, crop)
     assert (prompt.text, prompt.extractor) == ("", "null")
     assert prompt.raw == expected["recursive"]["text"]
     assert prompt.note == "the VLM's answer is only repetition"
+
+
+def test_an_answer_is_cleaned_and_recorded_as_it_came(monkeypatch, crop):
+    monkeypatch.setattr(QwenProcessor, "decode", lambda self, ids: ["\x1e\ufffd a cat,\n grey\x00fur"])
+    [prompt] = vlm_extractor()([crop])
+    assert prompt == Prompt("a cat, grey fur", "vlm", raw="\x1e\ufffd a cat,\n grey\x00fur")
+
+
+def test_noise_with_one_letter_in_it_leaves_the_prompt_empty(monkeypatch, crop):
+    monkeypatch.setattr(QwenProcessor, "decode", lambda self, ids: ["\ufffd\x1ea\ufffd"])
+    [prompt] = vlm_extractor()([crop])
+    assert (prompt.text, prompt.note) == ("", "the VLM's answer is without a word")
 
 
 def test_only_the_faulty_answers_of_a_batch_are_replaced(monkeypatch, crop):

@@ -9,7 +9,6 @@ import torch
 from conftest import PARITY
 from PIL import Image
 
-from prompts.questions import answer_fault, one_line
 from prompts.qwen_vl import QwenProcessor
 from prompts.vlm_files import check_vlm_folder
 from prompts.vlm_loading import generate, load_vlm
@@ -117,37 +116,6 @@ def test_a_folder_that_samples_next_to_greedily_is_decoded_greedily_with_its_pen
     model.generation_config.update(do_sample=False, temperature=None, repetition_penalty=1.0)
     unpenalised = generate(model, questions, 32)
     assert greedy.tolist() == sampled.tolist() != unpenalised.tolist()
-
-
-# answers that are no prompts
-
-
-@pytest.mark.parametrize(
-    ("answer", "fault"),
-    [
-        ("fur, whiskers, a grey cat", ""),
-        ("brown, soft, fur, fur", ""),
-        ("The image shows a cat. The cat is grey.", ""),
-        ("cat", ""),
-        ("", "empty"),
-        ("  \n", "empty"),
-        ("!!!!!!!!!!!!", "empty"),
-        ("YYYYYYYYYYYY", "only repetition"),
-        ("(YYYYYYYYYYY", "only repetition"),
-        ("cat, dog, cat, dog, cat, dog, cat, d", "only repetition"),
-        (
-            "the fur of the cat, the fur of the cat, the fur of the cat, the fur of the cat,",
-            "only repetition",
-        ),
-        ("毛皮毛皮毛皮毛皮毛皮", "only repetition"),
-    ],
-)
-def test_an_answer_is_judged(answer, fault):
-    assert answer_fault(answer) == fault
-
-
-def test_an_answer_becomes_one_line():
-    assert one_line(" a cat,\n  grey fur\t\n") == "a cat, grey fur"
 
 
 # loading, with the adapter merged

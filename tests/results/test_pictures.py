@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from profiles import swapped_profile
 
 from errors import InputError, PictureError
 from results.pictures import find_pictures
-from results.pictures import read_picture as read_picture_and_sum
+from results.reading import read_picture as read_picture_and_sum
 
 RAMP = np.linspace(0, 255, 48 * 32 * 3).reshape(32, 48, 3).astype(np.uint8)
 
@@ -36,7 +37,22 @@ def pixels(path) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "file_format",
-    ["PNG", "BMP", "TIFF", "WEBP", "PPM", "TGA", "GIF", "JPEG", "JPEG2000", "AVIF", "QOI", "ICO", "DDS"],
+    [
+        "PNG",
+        "BMP",
+        "TIFF",
+        "WEBP",
+        "PPM",
+        "TGA",
+        "GIF",
+        "JPEG",
+        "JPEG2000",
+        "AVIF",
+        "HEIF",
+        "QOI",
+        "ICO",
+        "DDS",
+    ],
 )
 def test_a_picture_is_read_whatever_its_format_and_its_name(rgb, tmp_path, file_format):
     size = (32, 32) if file_format == "ICO" else rgb.size
@@ -164,23 +180,24 @@ def test_every_colour_mode_becomes_rgb(rgb, tmp_path, mode, file_format):
     assert np.abs(np.asarray(read).astype(int).mean() - RAMP.mean()) < 8
 
 
-def test_the_first_frame_of_an_animation_is_taken(tmp_path):
+@pytest.mark.parametrize(
+    ("file_format", "more"),
+    [("GIF", "animated"), ("PNG", "animated"), ("WEBP", "animated"), ("AVIF", "animated"), ("TIFF", "pages")],
+)
+def test_the_first_frame_of_an_animation_is_taken_and_known_to_be_one(tmp_path, file_format, more):
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "green", "blue")]
-    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
-    assert tuple(pixels(tmp_path / "moving.gif")[0, 0]) == (255, 0, 0)
+    path = tmp_path / "moving"
+    frames[0].save(path, file_format, save_all=True, append_images=frames[1:])
+    assert np.abs(pixels(path)[0, 0] - (255, 0, 0)).max() <= 3
+    assert find_pictures([path]).sources[0].more == more
+    saved(frames[0], tmp_path / "still", file_format)
+    assert find_pictures([tmp_path / "still"]).sources[0].more == ""
 
 
-def swapped_profile() -> bytes:
-    """Make a profile in which red and green change places, by exchanging two tags of sRGB's."""
-    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    count = struct.unpack(">I", profile[128:132])[0]
-    for index in range(count):
-        at = 132 + 12 * index
-        name = bytes(profile[at : at + 4])
-        profile[at : at + 4] = {b"rXYZ": b"gXYZ", b"gXYZ": b"rXYZ"}.get(name, name)
-    at = profile.find("sRGB".encode("utf-16-be"))
-    profile[at : at + 8] = "ours".encode("utf-16-be")
-    return bytes(profile)
+def test_the_second_picture_in_a_phones_jpeg_is_no_animation(tmp_path):
+    red, blue = (Image.new("RGB", (40, 40), colour) for colour in ("red", "blue"))
+    red.save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=[blue])
+    assert find_pictures([tmp_path]).sources[0].more == ""
 
 
 def test_an_icc_profile_is_converted_to_srgb(tmp_path):
@@ -252,49 +269,95 @@ def test_truncated_empty_and_foreign_files_are_refused_with_the_reason(rgb, tmp_
             read_picture(tmp_path / name)
 
 
-def test_a_folder_yields_its_pictures_and_names_what_only_looks_like_one(rgb, tmp_path):
+def test_a_folder_yields_its_pictures_names_what_only_looks_like_one_and_counts_the_rest(rgb, tmp_path):
     saved(rgb, tmp_path / "b.png", "PNG")
     saved(rgb, tmp_path / "a without ending", "PNG")
-    (tmp_path / "notes.txt").write_text("passed over")
-    (tmp_path / "paper.pdf").write_text("%PDF-1.4 passed over")
-    (tmp_path / "phone.HEIC").write_text("named: Pillow does not read it")
-    (tmp_path / ".hidden.png").write_text("passed over")
-    (tmp_path / "text.PNG").write_text("named")
+    for skipped in ("notes.txt", "paper.pdf", "clip.mp4", "drawing.svg", "without ending"):
+        (tmp_path / skipped).write_text("no picture")
+    for named in ("phone.HEIC", "camera.NEF", "text.PNG", "new.jxl"):
+        (tmp_path / named).write_text("no picture either")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder.png").mkdir()
-    found, failures = find_pictures([tmp_path])
-    assert [source.label for source in found] == ["a without ending", "b.png"]
-    assert sorted(failure.label for failure in failures) == ["folder.png", "phone.HEIC", "text.PNG"]
+    found = find_pictures([tmp_path])
+    assert [source.label for source in found.sources] == ["a without ending", "b.png"]
+    assert sorted(failure.label for failure in found.failures) == [
+        "camera.NEF",
+        "folder.png",
+        "new.jxl",
+        "phone.HEIC",
+        "text.PNG",
+    ]
+    assert sorted(found.skipped) == ["clip.mp4", "drawing.svg", "notes.txt", "paper.pdf", "without ending"]
+
+
+def test_what_systems_lay_into_folders_of_pictures_is_not_counted(rgb, tmp_path):
+    saved(rgb, tmp_path / "p.png", "PNG")
+    for name in (".DS_Store", "._p.png", ".hidden.png", "Thumbs.db", "desktop.ini", "IMG_1.AAE", "p.xmp"):
+        (tmp_path / name).write_text("no picture")
+    found = find_pictures([tmp_path])
+    assert (found.failures, found.skipped) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("content", "way_out"),
+    [
+        (b"%PDF-1.7\n", "is a PDF and no picture; save the page"),
+        (b'<?xml version="1.0"?>\n<!-- by hand -->\n<svg width="4">', "is a drawing \\(SVG\\).* as PNG"),
+        (b"\xef\xbb\xbf <svg>", "is a drawing"),
+        (b"\0\0\0\x20ftypisom\0\0\2\0", "is a video and no picture; save a frame"),
+        (b"\0\0\0\x14ftypqt  \0\0\0\0", "is a video"),
+        (b"\x1aE\xdf\xa3\1\0\0\0", "is a video"),
+        (b"RIFF\0\0\1\0AVI LIST", "is a video"),
+        (b"\0\0\1\xba\x44\0\4\0", "is a video"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "is PostScript"),
+        (b"\xff\x0a\x10\x20", "is JPEG XL"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is a HEIC or AVIF file, but damaged"),
+        (b"shopping list", "is not a picture in a format that is read"),
+    ],
+)
+def test_what_is_no_picture_is_named_with_the_way_out_where_it_is_given_by_hand(tmp_path, content, way_out):
+    (tmp_path / "given").write_bytes(content)
+    with pytest.raises(InputError, match=f"nothing to zoom into: given: {way_out}"):
+        find_pictures([tmp_path / "given"])
+
+
+def test_a_file_that_no_picture_fills_is_refused_before_it_is_read(tmp_path):
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(2**31 + 1)
+    with pytest.raises(PictureError, match="is larger than 2 GiB"):
+        read_picture(tmp_path / "huge.png")
 
 
 def test_recursive_folders_are_searched_but_not_the_output_folder(rgb, tmp_path):
     for place in ("x", "x/y", "results"):
         (tmp_path / place).mkdir()
         saved(rgb, tmp_path / place / "p.png", "PNG")
-    found, _ = find_pictures([tmp_path], recursive=True, leave_out=[tmp_path / "results"])
-    assert [source.label for source in found] == ["x/p.png", "x/y/p.png"]
+    found = find_pictures([tmp_path], recursive=True, leave_out=[tmp_path / "results"])
+    assert [source.label for source in found.sources] == ["x/p.png", "x/y/p.png"]
 
 
 def test_a_file_named_twice_is_taken_once(rgb, tmp_path):
     path = saved(rgb, tmp_path / "p.png", "PNG")
-    found, _ = find_pictures([tmp_path, path, path])
-    assert len(found) == 1
+    found = find_pictures([tmp_path, path, path])
+    assert len(found.sources) == 1
 
 
 def test_pictures_of_one_label_are_told_apart_by_their_folders(rgb, tmp_path):
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
         saved(rgb, tmp_path / folder / "p.png", "PNG")
-    found, _ = find_pictures([tmp_path / "x", tmp_path / "y"])
-    assert [source.label for source in found] == ["x/p.png", "y/p.png"]
+    found = find_pictures([tmp_path / "x", tmp_path / "y"])
+    assert [source.label for source in found.sources] == ["x/p.png", "y/p.png"]
 
 
 def test_a_link_to_itself_is_named_and_stops_nothing(rgb, tmp_path):
     saved(rgb, tmp_path / "p.png", "PNG")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
-    found, failures = find_pictures([tmp_path])
-    assert [source.label for source in found] == ["p.png"]
-    assert [(failure.label, failure.reason) for failure in failures] == [("loop.png", "is a link to nothing")]
+    found = find_pictures([tmp_path])
+    assert [source.label for source in found.sources] == ["p.png"]
+    assert [(failure.label, failure.reason) for failure in found.failures] == [
+        ("loop.png", "is a link to nothing")
+    ]
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
@@ -306,7 +369,10 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
 
 
 def test_nothing_to_zoom_into_is_an_error_that_says_so(tmp_path):
-    with pytest.raises(InputError, match=r"no picture in there.*--recursive_folders"):
+    with pytest.raises(InputError, match=r"no picture in there \(folders inside.*--recursive_folders"):
+        find_pictures([tmp_path])
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(InputError, match="no picture in there, only other files"):
         find_pictures([tmp_path])
     (tmp_path / "bad.png").touch()
     with pytest.raises(InputError, match=r"bad\.png: is empty"):
