@@ -41,7 +41,7 @@ def test_photos_are_zoomed_into_the_rest_is_counted_and_what_failed_is_named(com
     assert done.code == 1
     assert done.out.splitlines()[:2] == [
         "4 files skipped: no pictures (clip.mp4, notes.txt, song.mp3 and 1 more)",
-        "3 of 5 pictures zoomed to 4x",
+        "3 of 5 pictures zoomed to 4x: 3 new, 2 failed, 4 skipped",
     ]
     warning, *failed = done.err.splitlines()
     assert warning == "WARNING: moving.webp is animated: its first frame is taken"
