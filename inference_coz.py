@@ -51,7 +51,7 @@ def run(options: "Namespace") -> int:
     from command.parts import Parts, build_parts, check_files
     from command.ray_cluster import connected
     from command.sharding import exit_code_of_shard
-    from command.space import refuse_too_little_memory, refuse_too_little_space
+    from command.space import decide_batch_size, refuse_too_little_memory, refuse_too_little_space
     from command.spots import leave_out_what_cannot_be_zoomed_into, with_detail, with_regions
     from command.viewing import check_one_picture, write_share
     from machine.stage_times import StageTimes
@@ -75,6 +75,7 @@ def run(options: "Namespace") -> int:
     if options.regions:
         sources = with_regions(options.regions, sources, unreadable)
     parts = Parts() if settings.resizes_only else build_parts(options, check_files(options), times)
+    decide_batch_size(options, parts, sources)
     if not options.dry_run:  # which says what it takes first
         refuse_too_little_memory(options, parts, sources)
 

@@ -19,6 +19,7 @@ _SAYINGS = (
     (r"ignored explicit argument .*", "{0} takes no value"),
     (r"not allowed with argument (?:\S*/)?(\S+)", "{0} and {1} contradict each other; give one"),
 )
+AUTO = "auto"  # what an option's value is left to
 _REQUIRED = "the following arguments are required: "
 
 
@@ -154,6 +155,11 @@ def number(text: str) -> float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a number, not '{text}'") from None
+
+
+def batch_size(text: str) -> int | str:
+    """Read a number of pictures, or `AUTO`."""
+    return text if text == AUTO else at_least(1)(text)
 
 
 def at_least(least: int) -> Callable[[str], int]:

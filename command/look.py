@@ -2,6 +2,7 @@
 
 import argparse
 
+from command.arguments import AUTO
 from errors import InputError
 from zoom.settings import MOST_SPOTS, TEXTURE, ChainSettings
 
@@ -43,7 +44,7 @@ def decide_where(options: argparse.Namespace) -> None:
     for name in ("process_size", "source"):
         if getattr(options, name) != getattr(ChainSettings(), name):
             raise InputError(f"--{name}: --full_image cuts no windows out; leave one of the two out")
-    if options.batch_size > 1:
+    if options.batch_size not in (1, AUTO):
         raise InputError("--batch_size: --full_image takes one picture at a time; leave one of the two out")
 
 

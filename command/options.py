@@ -5,7 +5,7 @@ from pathlib import Path
 
 from checkpoints.hub import SD3_NAME
 from checkpoints.places import DAPE, QUANTIZED, RAM, SR_LORA, SR_VAE, default_help
-from command.arguments import Parser, at_least, width_and_height
+from command.arguments import AUTO, Parser, at_least, batch_size, width_and_height
 from command.films import add_film_options
 from command.ray_options import add_ray_options
 from command.sharding import add_sharding_options
@@ -15,6 +15,7 @@ from zoom.settings import (
     ALIGN_METHODS,
     GROUP,
     KINDS,
+    MOST_BY_ITSELF,
     MOST_SPOTS,
     MOST_STEPS,
     SAVE,
@@ -361,7 +362,14 @@ def _the_machine(parser: argparse.ArgumentParser) -> None:
         help="for little memory (one GPU of 24 GB, or none): one big model in it at a time, placed once a "
         f"scale for groups of {GROUP} pictures",
     )
-    add("--batch_size", type=at_least(1), default=1, metavar="B", help="pictures a forward pass")
+    add(
+        "--batch_size",
+        type=batch_size,
+        default=AUTO,
+        metavar="B",
+        help=f"pictures a forward pass; {AUTO}: on a GPU as many as the plan finds room for, at most "
+        f"{MOST_BY_ITSELF}, on the CPU 1; halved where memory ends",
+    )
     add_ray_options(group)
     loudness = group.add_mutually_exclusive_group()
     loudness.add_argument("-v", "--verbose", action="count", default=0, help="say more; -vv for everything")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from command.arguments import AUTO
 from command.decide import RAM_OPTIONS, tiles
 from errors import InputError, refuse
 from machine.machine import Machine
@@ -163,7 +164,7 @@ def build_parts(options: Namespace, files: CheckedFiles, times: StageTimes) -> P
         options.device,
         options.mixed_precision,
         options.efficient_memory,
-        options.batch_size,
+        1 if options.batch_size == AUTO else options.batch_size,
         times,
         options.gpus,
     )

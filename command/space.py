@@ -12,6 +12,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from command.arguments import AUTO
 from command.decide import chain_settings
 from command.parts import Parts
 from errors import InputError
@@ -19,7 +20,7 @@ from machine.memory import MemoryPlan, plan_memory, room_on
 from results.output_tree import OURS
 from results.pictures import Source
 from results.resume import Records, waiting
-from zoom.settings import ChainSettings
+from zoom.settings import MOST_BY_ITSELF, ChainSettings
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,29 @@ WINDOW_BYTES, CELL_BYTES = 56, 8
 OTHERS_BYTES, OTHERS_CELL_BYTES = 12, 4
 WHOLE_BYTES = 24  # the same of whole pictures, whose colours are held tile by tile
 FLOATS = {"adain": 40, "wavelet": 80}  # more, where colours are held in floating point at a state's size
+
+
+def decide_batch_size(options: Namespace, parts: Parts, sources: Sequence[Source] = ()) -> None:
+    """Put what ``--batch_size auto`` stands for into its place: as many pictures as are sure to fit.
+
+    On the CPU that is one: batches take memory there, and bring the SR networks next to nothing.
+
+    Args:
+        options, parts, sources: see `plan_of`.
+    """
+    if options.batch_size != AUTO:
+        return
+    options.batch_size = 1
+    if parts.machine is None or options.full_image or parts.machine.devices.sr.type == "cpu":
+        return
+    for size in range(MOST_BY_ITSELF, 1, -1):
+        options.batch_size = parts.machine.batches.size = size
+        if all(
+            peak <= room_on(device).free for device, peak in plan_of(options, parts, sources).peaks.items()
+        ):
+            log.info("batches of %d: what the plan finds room for", size)
+            return
+    options.batch_size = parts.machine.batches.size = 1
 
 
 def group_size(options: Namespace, settings: ChainSettings) -> int:

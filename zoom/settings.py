@@ -18,6 +18,7 @@ SMALLEST_STATE = 64  # pixels a side
 # Pictures of 512x512 that go through a scale together under --efficient_memory. Each big model moves once a
 # scale for so many; their states (1 MB each) and text embeddings (10 MB a prompt in fp32) wait in memory.
 GROUP = 32
+MOST_BY_ITSELF = 16  # pictures a forward pass that are chosen where nobody says how many
 
 
 @dataclass(frozen=True)

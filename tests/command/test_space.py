@@ -10,8 +10,9 @@ from conftest import PARITY
 from command import space
 from command.decide import parse
 from command.parts import Parts
-from command.space import refuse_too_little_memory
+from command.space import decide_batch_size, refuse_too_little_memory
 from errors import InputError
+from machine.batches import Batches
 from machine.memory import Room, Size
 from machine.residency import Residency
 
@@ -21,13 +22,38 @@ SD3 = ("--pretrained_model_name_or_path", str(PARITY / "sd3"), "--no_sr_lora")
 
 def check(monkeypatch, arguments, weights, total, free=None, device="cuda:0"):
     """Check a run with one network against the memory of a device that is not here."""
-    options = parse(["-i", str(PARITY / "input"), *map(str, arguments)])
+    options = parse(["-i", str(PARITY / "input"), "--batch_size", "1", *map(str, arguments)])
     residency = Residency(options.efficient_memory)
     residency.add("t5", lambda device: None, torch.device(device), Size(1, weights))
     plenty = Room(10**15, 10**15)
     rooms = {device: Room(total, total if free is None else free)}
     monkeypatch.setattr(space, "room_on", lambda name: rooms.get(name, plenty))
     refuse_too_little_memory(options, Parts(machine=SimpleNamespace(residency=residency)))
+
+
+@pytest.mark.parametrize(
+    ("device", "free", "more", "size"),
+    [
+        ("cuda:0", 80 * GB, (), 16),
+        ("cuda:0", 15 * GB, (), 4),  # 10 GB of weights, 0.5 for CUDA itself, 1.07 a picture
+        ("cuda:0", 11 * GB, (), 1),
+        ("cuda:0", 15 * GB, ("--process_size", 256), 16),
+        ("cuda:0", 15 * GB, ("--batch_size", 2), 2),
+        ("cuda:0", 80 * GB, ("--full_image",), 1),
+        ("cpu", 80 * GB, (), 1),
+    ],
+)
+def test_a_gpu_gets_batches_that_are_sure_to_fit(monkeypatch, device, free, more, size):
+    options = parse(["-i", str(PARITY / "input"), *SD3, *map(str, more)])
+    residency = Residency()
+    residency.add("t5", lambda device: None, torch.device(device), Size(1, 10 * GB))
+    devices, batches = SimpleNamespace(sr=torch.device(device)), Batches()
+    machine = SimpleNamespace(residency=residency, devices=devices, batches=batches)
+    monkeypatch.setattr(space, "room_on", lambda name: Room(free, free))
+    decide_batch_size(options, Parts(machine=machine))
+    assert options.batch_size == size
+    if "--batch_size" not in more:  # else the machine was made with it
+        assert batches.size == size
 
 
 @pytest.mark.parametrize(
