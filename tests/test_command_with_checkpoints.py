@@ -87,7 +87,7 @@ def test_the_published_runs_are_reproduced(command, tmp_path, monkeypatch, run, 
                 assert largest <= (2 if fixed else 1), published
                 assert mean < (0.001 if truncate else 0.7), published
             elif published.name == "2.png":
-                assert mean < (0.1 if truncate else 2.5), published
+                assert mean < (0.2 if truncate else 2.5), published  # 0.09 with torch 2.13, 0.15 with 2.9
             else:
                 assert abs(difference.mean()) < 1.6, published
 
