@@ -182,6 +182,7 @@ def test_a_batch_of_two_differs_by_one_grey_level_at_step_1_and_asks_the_same(co
     assert (tmp_path / "1/prompts.csv").read_text() == (tmp_path / "2/prompts.csv").read_text()
 
 
+@pytest.mark.posix
 def test_a_killed_run_resumes_to_the_same_pixels(command, tmp_path):
     arguments = (*SMALL, *DAPE, "--efficient_memory")
     command("inference_coz", *arguments, "-o", tmp_path / "whole")
