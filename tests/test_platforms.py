@@ -95,7 +95,7 @@ def test_a_pattern_stands_for_the_pictures_that_match_it(command, tmp_path):
     """As in the shells of Windows, which hand it on."""
     for name in ("a [1].png", "a [2].png", "b.png", ".a [3].png"):
         shutil.copy(PARITY / "input" / "scene.png", tmp_path / name)
-    done = command("inference_coz", "-i", tmp_path / "a [*.png", "-o", tmp_path / "out", *RESIZE)
+    done = command("inference_coz", "-i", tmp_path / "a [?].png", "-o", tmp_path / "out", *RESIZE)
     assert done.code == 0, done.err
     assert sorted(file.stem for file in (tmp_path / "out" / "recursive").iterdir()) == ["a [1]", "a [2]"]
 
