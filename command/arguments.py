@@ -2,8 +2,10 @@
 
 import argparse
 import difflib
+import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from command.console import say
@@ -130,6 +132,20 @@ def underscored(arguments: Sequence[str]) -> list[str]:
             argument = "--" + name[2:].replace("-", "_") + equals + value
         result.append(argument)
     return result
+
+
+def matched(paths: Sequence[Path]) -> Iterator[Path]:
+    """Put the files in the place of patterns such as ``photos/*.jpg``: the shells of Windows do not.
+
+    A path that is there, or that nothing matches, stays as it is. Brackets stand for themselves: they are
+    common in names. Files that begin with a dot are left out, as shells do.
+    """
+    for path in paths:
+        pattern, files = str(path.relative_to(path.anchor)), []
+        if re.search("[*?]", pattern) and not os.path.lexists(path):
+            found = Path(path.anchor).glob(pattern.replace("[", "[[]"))
+            files = sorted(file for file in found if not file.name.startswith("."))
+        yield from files or [path]
 
 
 def width_and_height(text: str) -> tuple[int, int]:

@@ -54,6 +54,7 @@ class Found:
         onnx: those of `ONNX` that are installed.
         gpus: NVIDIA's, as their driver says.
         torch: see there.
+        torch_versions: that were tested, in pip's words; empty for any.
     """
 
     missing: Sequence[str] = ()
@@ -65,6 +66,7 @@ class Found:
     onnx: Sequence[str] = ()
     gpus: Sequence[Gpu] = ()
     torch: Torch = field(default_factory=Torch)
+    torch_versions: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,9 +148,10 @@ def _of_gpu(found: Found) -> Verdict:
     if not found.gpus:
         return Verdict(name, "none is found; the embedded network needs none")
     runs = newest_cuda(found.gpus)
-    older = f"pip install --force-reinstall torch --index-url {TORCH_INDEX}"
+    install = f'pip install --force-reinstall "torch{found.torch_versions}"'
+    older = f"{install} --index-url {TORCH_INDEX}"
     if found.torch.cuda is None:
-        command = "pip install --force-reinstall torch" if runs == 13 and sys.platform == "linux" else older
+        command = install if runs == 13 and sys.platform == "linux" else older
         return Verdict(name, f"{found.gpus[0].name} is here, and this torch is not built for it", command)
     too_old = why_driver_is_too_old(found.gpus[0].driver, found.torch.cuda)
     if too_old:

@@ -50,7 +50,8 @@ def check_up(out: Path) -> int:
     _say("ckpt", _about_checkpoints(found))
     _say("int8", _about_quantized(found))
     found.torch = look_at_torch()
-    _say("torch", _about_torch(found.torch, wanted))
+    found.torch_versions = next((pin.versions for pin in wanted if pin.name == "torch"), "")
+    _say("torch", _about_torch(found.torch, found.torch_versions))
     results = verdicts(found)
     _say("can run", [_in_words(verdict) for verdict in results])
     works = not results[0].why_not and not any(verdict.broken for verdict in results)
@@ -245,12 +246,11 @@ def _why_not_embedded() -> str:
     return ""
 
 
-def _about_torch(torch: Torch, wanted: Sequence[Pin]) -> Iterator[str]:
+def _about_torch(torch: Torch, tested: str) -> Iterator[str]:
     if torch.problem:
         yield f"does not import: {torch.problem}"
         return
     version = version_of("torch") or "?"
-    tested = next((pin.versions for pin in wanted if pin.name == "torch"), "")
     builds = f"built for CUDA {torch.cuda}" if torch.cuda else "not built for NVIDIA's GPUs"
     outside = "" if fits(version, tested) else f"; outside of what was tested ({tested})"
     yield f"{version}, {builds}{outside}"

@@ -10,7 +10,7 @@ from typing import Any
 from checkpoints.catalogue import CATALOGUE, how_to_get
 from checkpoints.hub import SD3_NAME
 from checkpoints.places import DAPE, QUANTIZED, RAM, RAM_TAGS, RAM_THRESHOLDS, SR_LORA, SR_VAE
-from command.arguments import underscored
+from command.arguments import matched, underscored
 from command.films import film_settings
 from command.look import decide_texture, decide_tile_prompts, decide_where
 from command.options import build_parser
@@ -128,7 +128,7 @@ def check(options: argparse.Namespace) -> None:
 
 
 def _decide_pictures(options: argparse.Namespace) -> None:
-    """Take the pictures from where they are given: behind ``-i``, or by themselves."""
+    """Take the pictures from where they are given, behind ``-i`` or by themselves, and patterns for files."""
     if options.input_image and options.pictures:
         raise InputError(
             f"{options.pictures[0]}: pictures are also given with -i; give all of them there, or none"
@@ -136,6 +136,7 @@ def _decide_pictures(options: argparse.Namespace) -> None:
     options.input_image = options.input_image or options.pictures
     if not options.input_image:
         raise InputError("no pictures are given: inference_coz.py PHOTO.jpg, or a folder; see --help")
+    options.input_image = list(matched(options.input_image))
 
 
 def decide(options: argparse.Namespace) -> None:

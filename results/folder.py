@@ -1,6 +1,7 @@
 """A folder that is written into: nothing half written has its own name, and nothing leaves the folder."""
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -18,6 +19,8 @@ from results.png import encode
 
 # Everything is written under such a name first; a rerun sweeps up what a killed run left.
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".writing-", ".part"
+WINDOWS = os.name == "nt"
+LONGEST_ON_WINDOWS = 260  # characters of a path that Windows takes, unless it was told to take longer ones
 PATIENCE = (0.1, 0.3, 1.0)  # seconds between tries to replace a file that another program has open
 
 
@@ -36,7 +39,7 @@ class Folder:
     def prove_inside(self, file: Path) -> None:
         """Raise OutputError where a link inside the tree leads a file out of it."""
         inner, place = file.parent.relative_to(self.root).parts, os.fspath(self.root)
-        if not any(is_link(place := f"{place}/{part}") for part in inner):
+        if not any(is_link(place := f"{place}{os.sep}{part}") for part in inner):
             return  # as nearly always: resolving two paths takes longer than writing a file
         root, folder = real_path(self.root), real_path(file.parent)
         if folder != root and root not in folder.parents:
@@ -113,6 +116,8 @@ class Folder:
         except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             raise FileRefused(f"{file}: cannot be written ({error.strerror or error})") from error
         except OSError as error:
+            if _is_too_long(file, error):
+                raise FileRefused(f"{file}: the path is too long here; shorten --output_dir") from error
             raise OutputError.of(file, error) from error
 
 
@@ -162,6 +167,14 @@ def unlink_all(files: Iterable[Path]) -> None:
     except OSError as error:
         kind = FileRefused if isinstance(error, PermissionError) else OutputError
         raise kind(f"{error.filename}: cannot be removed ({error.strerror})") from error
+
+
+def _is_too_long(file: Path, error: OSError) -> bool:
+    """Tell whether a file cannot be written for its path's length; Windows says that nothing is there."""
+    if WINDOWS and isinstance(error, FileNotFoundError):
+        names = (file.name, temporary_name("0" * 16))
+        return any(len(str(file.absolute().with_name(name))) >= LONGEST_ON_WINDOWS for name in names)
+    return error.errno == errno.ENAMETOOLONG
 
 
 def is_link(path: str) -> bool:

@@ -45,16 +45,17 @@ SPOTS, PAGE, VIDEO = "spots", "page", "video"
 FILMS = ("mp4", "webp", "gif")  # formats of films, and how their files end
 OURS = (*FOLDERS, SPOTS, PAGE, VIDEO, SHARDS)  # all that a run may write into
 
+# Windows takes these for devices, in any case of letters and whatever ending follows.
 _WINDOWS_DEVICES = {
-    "CON",
-    "PRN",
-    "AUX",
-    "NUL",
-    *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10)),
+    *("CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"),
+    *(f"{port}{n}" for port in ("COM", "LPT") for n in "123456789\xb9\xb2\xb3"),
 }
 # A picture of such a name would write its strip over one of its own states.
 _NAMES_OF_STATES = re.compile(r"[0-9]+(_input(_for_[0-9]+)?)?|txt", re.IGNORECASE)
 _LONGEST_NAME = 200  # bytes; file systems allow 255, and endings are added
+# Characters, as Windows counts them. Most of its programs take no path of 260, and a strip's holds the name
+# twice: OUT/per-sample/NAME/NAME.png.
+_LONGEST_NEW_NAME = 100
 _LONGEST_PATH = 4096
 _DEEPEST = 64  # folders in folders
 
@@ -68,13 +69,24 @@ def safe_name(text: str) -> str:
     name = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "_", name).rstrip(". ") or "_"
     # a folder named like a picture of the tree could stand where that picture goes
     name = re.sub(r"\.(png|txt)$", r"_\1", name, flags=re.IGNORECASE)
-    if name.split(".")[0].upper() in _WINDOWS_DEVICES:
+    if name.split(".")[0].rstrip(" ").upper() in _WINDOWS_DEVICES:
         name = f"_{name}"
-    encoded = name.encode()
-    if len(encoded) > _LONGEST_NAME:
-        digest = hashlib.sha256(encoded).hexdigest()[:8]
-        name = f"{encoded[: _LONGEST_NAME - 9].decode('utf-8', 'ignore')}-{digest}"
-    return name
+    return _cut(name, "utf-8", _LONGEST_NAME)
+
+
+def _new_name(text: str) -> str:
+    """Make a safe name that leaves room for folders before it, as names of earlier runs may not."""
+    return _cut(safe_name(text), "utf-16-le", 2 * _LONGEST_NEW_NAME)
+
+
+def _cut(name: str, encoding: str, most: int) -> str:
+    """Cut a name to `most` bytes in an encoding, with a hash at its end where something is cut off."""
+    encoded = name.encode(encoding)
+    if len(encoded) <= most:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    kept = most - len(f"-{digest}".encode(encoding))
+    return f"{encoded[:kept].decode(encoding, 'ignore')}-{digest}"
 
 
 def is_name(text: str) -> bool:
@@ -121,16 +133,16 @@ def assign_names(sources: Sequence[Source], taken: Mapping[tuple[str, str], str]
 
 
 def _in_its_folders(source: Source, name: str) -> str:
-    folders = [safe_name(part) for part in PurePosixPath(source.label).parts[:-1]]
-    return "/".join([*folders, safe_name(f"{name}~{source.spot}") if source.spot else name])
+    folders = [_new_name(part) for part in PurePosixPath(source.label).parts[:-1]]
+    return "/".join([*folders, _new_name(f"{name}~{source.spot}") if source.spot else name])
 
 
 def _stem(source: Source) -> str:
-    return _in_its_folders(source, safe_name(source.file.stem))
+    return _in_its_folders(source, _new_name(source.file.stem))
 
 
 def _with_ending(source: Source) -> str:
-    return safe_name(source.file.stem + source.file.suffix.replace(".", "_"))
+    return _new_name(source.file.stem + source.file.suffix.replace(".", "_"))
 
 
 def _stem_and_ending(source: Source) -> str:

@@ -141,7 +141,11 @@ def _tell_apart(sources: Iterable[Source]) -> list[Source]:
         how_often = Counter(labels.values())
         shared = [source for source, parts in labels.items() if how_often[parts] > 1]
         if not shared:
-            return [replace(source, label="/".join(parts)) for source, parts in labels.items()]
+            return [
+                # a drive or share of Windows would leave its backslashes
+                replace(source, label=type(source.file)(*parts).as_posix())
+                for source, parts in labels.items()
+            ]
         for source in shared:
             file = real_path(source.file.parent) / source.file.name
             labels[source] = file.parts[-len(labels[source]) - 1 :]

@@ -23,6 +23,14 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip on Windows what only the other systems have."""
+    if sys.platform == "win32":
+        for item in items:
+            if item.get_closest_marker("posix") is not None:
+                item.add_marker(pytest.mark.skip(reason="Windows has no such thing"))
+
+
 @pytest.fixture(autouse=True)
 def _no_apple_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same for Macs, where no environment variable does it."""
@@ -41,6 +49,7 @@ DATA = Path(__file__).parent / "data"
 PARITY = DATA / "parity"
 # the embedded network on crops of 16 pixels: real weights, a fraction of a second
 SMALL = ("--process_size", 64, "--rec_num", 2)
+PIPE = pytest.param("pipe", marks=pytest.mark.posix)
 
 
 @pytest.fixture

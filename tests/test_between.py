@@ -210,6 +210,7 @@ def test_what_goes_wrong_unexpectedly_while_writing_behind_is_not_lost(command, 
     assert report(tmp_path / "out")["status"] == "stopped"
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])
 @pytest.mark.parametrize("number", [40, 170])
 def test_a_run_that_ends_while_it_writes_behind_goes_on_to_the_same_pixels(
@@ -256,6 +257,7 @@ def killed_after(pictures: int, *arguments: object) -> None:
     subprocess.run(list(map(str, run)), check=False, capture_output=True, timeout=60)
 
 
+@pytest.mark.posix
 def test_a_killed_run_is_known_from_its_journal_and_its_pictures_are_not_made_again(command, tmp_path, many):
     out = tmp_path / "out"
     killed_after(10, "-i", many, "-o", out, *RESIZE)
@@ -270,6 +272,7 @@ def test_a_killed_run_is_known_from_its_journal_and_its_pictures_are_not_made_ag
     assert {entry["status"] for entry in report(out)["pictures"]} == {"done"}
 
 
+@pytest.mark.posix
 def test_the_page_of_a_killed_run_shows_what_its_journal_knows(command, tmp_path, many):
     out = tmp_path / "out"
     killed_after(5, "-i", many, "-o", out, *RESIZE)

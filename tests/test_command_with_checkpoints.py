@@ -87,7 +87,7 @@ def test_the_published_runs_are_reproduced(command, tmp_path, monkeypatch, run, 
                 assert largest <= (2 if fixed else 1), published
                 assert mean < (0.001 if truncate else 0.7), published
             elif published.name == "2.png":
-                assert mean < (0.1 if truncate else 2.5), published
+                assert mean < (0.2 if truncate else 2.5), published  # 0.09 with torch 2.13, 0.15 with 2.9
             else:
                 assert abs(difference.mean()) < 1.6, published
 
@@ -182,6 +182,7 @@ def test_a_batch_of_two_differs_by_one_grey_level_at_step_1_and_asks_the_same(co
     assert (tmp_path / "1/prompts.csv").read_text() == (tmp_path / "2/prompts.csv").read_text()
 
 
+@pytest.mark.posix
 def test_a_killed_run_resumes_to_the_same_pixels(command, tmp_path):
     arguments = (*SMALL, *DAPE, "--efficient_memory")
     command("inference_coz", *arguments, "-o", tmp_path / "whole")

@@ -44,6 +44,7 @@ runpy.run_path(script, run_name="__main__")
 """
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("script", ["inference_coz", "quantize_model"])
 @pytest.mark.parametrize(("how", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 @pytest.mark.parametrize("number", [1, 2, 4])
@@ -57,6 +58,7 @@ def test_a_signal_while_modules_are_imported_is_one_sentence(tmp_path, script, h
     assert done.stderr.startswith(f"{script}.py: interrupted")
 
 
+@pytest.mark.posix
 def test_a_second_signal_ends_at_once_and_the_next_run_says_interrupted(command, tmp_path):
     out = tmp_path / "out"
     twice = (
@@ -208,6 +210,7 @@ def test_a_message_is_cut_at_a_sane_length(command, tmp_path):
     assert len(done.err) < 340
 
 
+@pytest.mark.posix
 def test_time_is_not_wasted_on_a_signal_that_came_before(tmp_path):
     """A process that got its signal ends soon, whatever it was doing."""
     arguments = [ROOT / "inference_coz.py", "-i", PARITY / "input", "-o", tmp_path / "out"]
@@ -283,6 +286,7 @@ def test_nothing_is_swept_up_through_a_link(tmp_path):
     assert (tmp_path / "victim" / ".writing-abc.part").read_bytes() == b"mine"
 
 
+@pytest.mark.posix
 def test_a_state_that_is_a_pipe_or_something_else_is_made_again_in_silence(command, tmp_path):
     out = tmp_path / "out"
     arguments = ("-i", SCENE, "-o", out, *RESIZE)
@@ -298,6 +302,7 @@ def test_a_state_that_is_a_pipe_or_something_else_is_made_again_in_silence(comma
         assert pixels(out) == expected
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("name", ["text_encoder/config.json", "scheduler/scheduler_config.json"])
 def test_a_pipe_among_a_models_files_is_named_and_not_waited_for(command, tmp_path, name):
     folder = shutil.copytree(PARITY / "sd3", tmp_path / "sd3")

@@ -257,6 +257,7 @@ def test_dry_run_refuses_a_folder_that_the_run_would_refuse(command, tmp_path):
     assert done.code == 2
 
 
+@pytest.mark.posix
 def test_a_reader_that_goes_away_does_not_matter(tmp_path):
     command = f"{sys.executable} {ROOT / 'inference_coz.py'} -i {SCENE} -o {tmp_path} --rec_type bicubic"
     script = f"{command} --rec_num 1 | true"
@@ -500,6 +501,7 @@ def killed(number: int, how: str, *arguments: object) -> subprocess.CompletedPro
     )  # fmt: skip
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("number", [2, 5, 8, 17])
 def test_a_run_killed_in_the_middle_of_a_write_resumes_to_the_same_pixels(
     command, tmp_path, undisturbed, number

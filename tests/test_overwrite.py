@@ -83,6 +83,7 @@ def test_it_leaves_what_a_run_into_an_empty_folder_leaves(command, pictures, out
     assert tree_of(out) == fresh
 
 
+@pytest.mark.posix
 def test_a_run_that_is_killed_at_its_second_picture_leaves_the_old_results_of_the_others(pictures, out):
     before = {name: of_picture(out, name) for name in ("p2", "p3", "p4")}
     assert all(f"video/{name}.gif" in files and len(files) > 10 for name, files in before.items())
@@ -92,6 +93,7 @@ def test_a_run_that_is_killed_at_its_second_picture_leaves_the_old_results_of_th
     assert {name: of_picture(out, name) for name in before} == before
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])
 @pytest.mark.parametrize("number", [1, 6, 8, 12, 17, 23])
 def test_a_run_that_was_killed_goes_on_without_it_and_takes_no_old_result_for_a_new_one(
@@ -117,6 +119,7 @@ def test_a_run_whose_settings_cannot_stand_in_run_json_removes_nothing(command, 
     assert tree_of(out) == before
 
 
+@pytest.mark.posix
 def test_results_of_pictures_that_are_gone_go_when_all_others_are_done(command, pictures, out, fresh):
     old = of_picture(out, "p4")
     (pictures / "p4.png").rename(pictures.parent / "p4.png")
@@ -132,6 +135,7 @@ def test_results_of_pictures_that_are_gone_go_when_all_others_are_done(command, 
     assert tree_of(out) == fresh
 
 
+@pytest.mark.posix
 def test_a_new_picture_of_a_name_that_is_given_up_keeps_what_is_its_own(command, pictures, out):
     (pictures / "p4.png").rename(pictures.parent / "late.png")
     assert killed(11, "SIGKILL", pictures, "-o", out, *NEW, "--overwrite").returncode == -signal.SIGKILL
@@ -180,6 +184,7 @@ def test_a_shard_removes_what_its_own_pictures_had_and_the_others_do_theirs(comm
     assert tree_of(out) == fresh
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("number", [2, 3, 9])
 def test_a_run_that_is_killed_after_killed_shards_goes_on(command, pictures, out, fresh, number):
     shutil.rmtree(out)
@@ -191,6 +196,7 @@ def test_a_run_that_is_killed_after_killed_shards_goes_on(command, pictures, out
     assert files_of(out) == {name: what for name, what in fresh.items() if name not in ORDERED}
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("number", [1, 2, 8, 12])
 def test_a_shard_that_was_killed_goes_on_without_it(command, pictures, out, fresh, number):
     (pictures / "p0.png").rename(pictures.parent / "p0.png")
@@ -213,6 +219,7 @@ def test_shards_of_the_same_settings_begin_their_own_pictures_anew(command, pict
         assert 0 < len(anew) < 5
 
 
+@pytest.mark.posix
 def test_reports_of_shards_are_given_up_with_the_rest(command, pictures, out, fresh):
     """Two were killed; the folder is then overwritten by a run that is none."""
     shutil.rmtree(out)

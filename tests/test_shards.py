@@ -148,6 +148,7 @@ def test_a_slurm_array_is_a_shard_a_task(pictures, one, tmp_path):
     assert tree_of(tmp_path / "three") == tree_of(one)
 
 
+@pytest.mark.posix
 def test_workers_that_are_killed_lose_nothing(pictures, one, tmp_path):
     chance = random.Random(1)
     out = tmp_path / "two"
@@ -177,6 +178,7 @@ def test_what_another_shard_or_run_left_half_written_is_swept_up_with_its_lock(t
         assert in_use.exists()
 
 
+@pytest.mark.posix
 def test_another_number_of_shards_side_by_side_is_joined_to_the_newest(pictures, one, tmp_path, command):
     out = tmp_path / "out"
     killed = [start(pictures, out, "--shard", f"{number}/4") for number in range(4)]
@@ -355,6 +357,7 @@ def test_shards_of_other_settings_are_refused(pictures, tmp_path, command):
     assert "--rec_type was bicubic, is nearest" in ended.err
 
 
+@pytest.mark.posix
 def test_merge_runs_joins_what_killed_shards_left(pictures, tmp_path, command):
     out = tmp_path / "out"
     shard = start(pictures, out, "--shard", "0/2")

@@ -137,6 +137,7 @@ def test_a_sound_tensor_passes_the_same_walk(tmp_path):
     assert (tensor.shape, tensor.dtype) == ((2, 2), "F32")
 
 
+@pytest.mark.posix
 def test_a_long_pickle_is_not_even_unpacked(tmp_path):
     """A gigabyte of zeros takes a megabyte when it is deflated."""
     path = tmp_path / "bomb.pt"

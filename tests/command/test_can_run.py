@@ -107,14 +107,14 @@ def test_int8_parts_want_one_onnxruntime_and_to_be_made(onnx, parts, words, comm
     ("gpus", "torch", "words", "command", "broken"),
     [
         ([], Torch(), "none is found", "", False),
-        ([NEW], Torch(), "not built for it", "pip install --force-reinstall torch", False),
-        ([OLD], Torch(), "not built for it", "--index-url", False),
-        ([OLD], Torch("", "13.0"), "535.129.03 is too old", "--index-url", True),
+        ([NEW], Torch(), "not built for it", 'pip install --force-reinstall "torch>=2,<=3"', False),
+        ([OLD], Torch(), "not built for it", '"torch>=2,<=3" --index-url', False),
+        ([OLD], Torch("", "13.0"), "535.129.03 is too old", '"torch>=2,<=3" --index-url', True),
         ([NEW], Torch("", "13.0"), "does not see", "", True),
     ],
 )
 def test_a_gpu_that_cannot_be_used_is_explained(gpus, torch, words, command, broken):
-    gpu = verdict(everything(gpus=gpus, torch=torch), "GPU")
+    gpu = verdict(everything(gpus=gpus, torch=torch, torch_versions=">=2,<=3"), "GPU")
     assert words in gpu.why_not
     assert command in gpu.command
     assert gpu.broken == broken

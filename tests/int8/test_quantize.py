@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from conftest import PARITY, ROOT
+from packaging.requirements import Requirement
 from PIL import Image
 from quantized_parts import FROM, LORA, MODEL, RUN, VAE, quantized_parts
 
@@ -494,15 +495,15 @@ def test_the_built_in_data_needs_nothing_but_the_repository():
 
 
 def pins(name):
-    """Return the versions that a requirements file pins, with those of the files that it includes."""
+    """Return the versions that a requirements file allows, with those of the files that it includes."""
     pinned = {}
     for line in (ROOT / name).read_text().splitlines():
         line = line.partition("#")[0].strip()
         if line.startswith("-r "):
             pinned |= pins(line.removeprefix("-r "))
         elif line:
-            package, version = line.split("==")
-            pinned[package] = version
+            wanted = Requirement(line)
+            pinned[str(wanted).removesuffix(str(wanted.specifier))] = wanted.specifier
     return pinned
 
 

@@ -31,6 +31,7 @@ def test_a_signal_that_became_another_error_is_still_a_polite_end():
     assert (done.returncode, done.stderr.strip()) == (143, "bye")
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_command_that_was_interrupted_says_so_and_not_what_broke_over_it(capsys, number):
     def run(_arguments):

@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from conftest import PARITY
+from conftest import PARITY, PIPE
 
 from errors import FileRefused, InputError
 from machine.stage_times import StageTimes
@@ -100,7 +100,7 @@ def test_what_is_no_record_is_refused(report, line):
         load_report(report.file)
 
 
-@pytest.mark.parametrize("kind", ["folder", "pipe", "link to a folder", "too large"])
+@pytest.mark.parametrize("kind", ["folder", PIPE, "link to a folder", "too large"])
 def test_a_journal_that_is_no_file_is_refused_and_not_waited_for(report, kind, monkeypatch):
     journal(report).unlink()
     if kind == "folder":

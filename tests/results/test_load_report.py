@@ -5,7 +5,7 @@ import json
 import os
 
 import pytest
-from conftest import PARITY
+from conftest import PARITY, PIPE
 
 from errors import InputError, OutputError
 from results.load_report import load_report
@@ -105,7 +105,7 @@ def test_deep_nesting_and_a_long_schema_are_one_short_line(finished):
         assert len(str(error.value)) - len(str(finished)) < 200
 
 
-@pytest.mark.parametrize("kind", ["folder", "pipe", "link to a folder"])
+@pytest.mark.parametrize("kind", ["folder", PIPE, "link to a folder"])
 def test_what_is_no_file_is_refused_and_not_waited_for(command, finished, kind):
     file = finished / "run.json"
     file.unlink()

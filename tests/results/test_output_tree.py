@@ -2,13 +2,13 @@
 
 import errno
 import os
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 from PIL import Image
 
 from errors import FileRefused, InputError, OutputError
-from results.output_tree import FILMS, OutputTree, assign_names, safe_name
+from results.output_tree import FILMS, OutputTree, assign_names, is_name, safe_name
 from results.pictures import Source
 from results.png import read_state
 
@@ -34,6 +34,9 @@ def test_a_stem_that_every_system_accepts_is_kept(name):
         ("tab\there", "tab_here"),
         ("CON", "_CON"),
         ("com1.old", "_com1.old"),
+        ("nul .old", "_nul .old"),
+        ("lpt\xb3", "_lpt\xb3"),
+        ("conin$", "_conin$"),
         ("end.", "end"),
         ("...", "_"),
         ("caf\udce9", "caf_"),
@@ -48,6 +51,24 @@ def test_an_overlong_name_is_cut_and_stays_unique():
     one, two = safe_name("ä" * 140 + "1"), safe_name("ä" * 140 + "2")
     assert len(one.encode()) <= 200
     assert one != two
+
+
+@pytest.mark.parametrize(
+    "stem", ["CON", "com\xb9", "NUL .v2", "end. ", "a" * 300, "\U0001f600" * 90, "x:y", "?" * 250]
+)
+def test_results_can_be_copied_to_windows(stem):
+    (name,) = names(f"{stem}.png")
+    strip = PureWindowsPath("C:/Users/somebody/Pictures/zooms/per-sample") / name / f"{name}.png"
+    assert not strip.is_reserved()
+    assert len(str(strip).encode("utf-16-le")) // 2 < 260
+    assert strip.parts[-2:] == (name, f"{name}.png"), "nothing in it leads elsewhere"
+    assert not name.endswith((".", " "))
+
+
+def test_a_longer_name_that_an_earlier_run_gave_stays():
+    earlier = "a" * 150
+    assert names(f"{earlier}.png", taken={(f"/pictures/{earlier}.png", ""): earlier}) == [earlier]
+    assert is_name(earlier)
 
 
 def test_pictures_of_one_stem_keep_apart():
@@ -105,6 +126,26 @@ def test_a_full_disk_leaves_no_half_written_file_and_says_what_to_do(tmp_path, m
     with pytest.raises(OutputError, match="disk is full; make room"):
         OutputTree(tmp_path).write(b"content", tmp_path / "folder" / "file.png")
     assert list((tmp_path / "folder").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("windows", "error"),
+    [
+        (False, OSError(errno.ENAMETOOLONG, "File name too long")),
+        (True, FileNotFoundError(errno.ENOENT, "No such")),
+    ],
+)
+def test_a_path_that_is_too_long_costs_its_picture_alone(tmp_path, monkeypatch, windows, error):
+    """Windows says of such a path that there is no such file."""
+
+    def refuse(self, *_, **__):
+        raise error
+
+    file = tmp_path / ("folder" * 40) / "file.png"
+    monkeypatch.setattr("results.folder.WINDOWS", windows)
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(FileRefused, match="the path is too long here; shorten --output_dir"):
+        OutputTree(tmp_path).write(b"content", file)
 
 
 def test_a_write_that_fails_keeps_the_file_that_was_there(tmp_path, monkeypatch):
@@ -171,6 +212,7 @@ def test_a_copy_that_cannot_be_written_leaves_no_state_that_counts_as_complete(t
     assert not state.exists()
 
 
+@pytest.mark.posix
 def test_new_files_may_be_read_by_whom_the_system_says(tmp_path):
     before = os.umask(0o027)
     try:

@@ -3,7 +3,7 @@
 import io
 import struct
 import zlib
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pytest
@@ -11,7 +11,9 @@ from PIL import Image, ImageCms
 from profiles import swapped_profile
 
 from errors import InputError, PictureError
-from results.pictures import find_pictures
+from results import pictures
+from results.output_tree import assign_names, is_name
+from results.pictures import Source, find_pictures
 from results.reading import read_picture as read_picture_and_sum
 
 RAMP = np.linspace(0, 255, 48 * 32 * 3).reshape(32, 48, 3).astype(np.uint8)
@@ -360,6 +362,7 @@ def test_a_link_to_itself_is_named_and_stops_nothing(rgb, tmp_path):
     ]
 
 
+@pytest.mark.posix
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     import os
 
@@ -377,3 +380,11 @@ def test_nothing_to_zoom_into_is_an_error_that_says_so(tmp_path):
     (tmp_path / "bad.png").touch()
     with pytest.raises(InputError, match=r"bad\.png: is empty"):
         find_pictures([tmp_path])
+
+
+def test_drives_and_shares_of_windows_have_forward_slashes_in_labels(monkeypatch):
+    monkeypatch.setattr(pictures, "real_path", lambda path: path)
+    files = [PureWindowsPath(path) for path in (r"C:\in\a.png", r"D:\in\a.png", r"\\nas\in\a.png")]
+    found = pictures._tell_apart([Source(file, "a.png") for file in files])
+    assert [source.label for source in found] == ["C:/in/a.png", "D:/in/a.png", "//nas/in/a.png"]
+    assert [is_name(name) for name in assign_names(found, {}).values()] == [True] * 3
