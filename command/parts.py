@@ -5,6 +5,7 @@ loaded at all: the parts load their models when the chain first uses them.
 """
 
 import logging
+import os
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,8 +61,8 @@ def check_files(options: Namespace) -> CheckedFiles:
     """Check the files of every part, and the server, without importing anything heavy.
 
     Args:
-        options: as `command.decide.parse` returns them. Models named as on the hub are fetched here, where
-            nothing else is wrong, but not for a dry run.
+        options: as `command.decide.parse` returns them. Models named as on the hub are fetched here, after
+            everything else was found right, but not for a dry run.
 
     Raises:
         InputError: all files that are missing or wrong; or the server does not answer.
@@ -72,11 +73,15 @@ def check_files(options: Namespace) -> CheckedFiles:
         checks.append(_check_network)
     if options.prompt_type == "dape" and not options.missing.keys() & RAM_OPTIONS.keys():
         checks.append(_check_dape)
+    if options.prompt_type == "vlm" and options.vlm_url is not None:
+        checks.append(_check_server)
+    models: list[tuple[str, Callable[[Namespace, CheckedFiles, bool], None]]] = []
     if options.backbone == "sd3":
-        checks.append(_check_sd3)
-    if options.prompt_type == "vlm":
-        checks.append(_check_vlm)
-    for check in checks:
+        models.append((options.pretrained_model_name_or_path, _check_sd3))
+    if options.prompt_type == "vlm" and options.vlm_url is None:
+        models.append((options.vlm_path, _check_vlm))
+    models.sort(key=lambda model: not os.path.exists(model[0]))  # noqa: PTH110 (never raises)
+    for check in (*checks, *(check for _, check in models)):
         try:
             check(options, files, not (options.dry_run or problems))
         except InputError as error:
@@ -95,17 +100,24 @@ def _check_dape(options: Namespace, files: CheckedFiles, download: bool) -> None
     files.ram = _check_ram(options)
 
 
+def _check_server(options: Namespace, files: CheckedFiles, download: bool) -> None:
+    from prompts.vlm_server import VlmServer
+
+    files.vlm_server = VlmServer(options.vlm_url, options.vlm_model, options.vlm_timeout)
+    log.info("%s answers, and has %s", options.vlm_url, files.vlm_server.check())
+    _check_fallback(options, files)
+
+
 def _check_vlm(options: Namespace, files: CheckedFiles, download: bool) -> None:
-    if options.vlm_url is not None:
-        from prompts.vlm_server import VlmServer
+    from prompts.vlm_files import check_vlm_folder
 
-        files.vlm_server = VlmServer(options.vlm_url, options.vlm_model, options.vlm_timeout)
-        log.info("%s answers, and has %s", options.vlm_url, files.vlm_server.check())
-    else:
-        from prompts.vlm_files import check_vlm_folder
+    adapter = None if "vlm_lora_path" in options.missing else options.vlm_lora_path
+    files.vlm = check_vlm_folder(options.vlm_path, adapter, download)
+    _check_fallback(options, files)
 
-        adapter = None if "vlm_lora_path" in options.missing else options.vlm_lora_path
-        files.vlm = check_vlm_folder(options.vlm_path, adapter, download)
+
+def _check_fallback(options: Namespace, files: CheckedFiles) -> None:
+    """Check the tagger that speaks where a VLM's answer is no prompt."""
     if options.ram_path is None or options.missing.keys() & RAM_OPTIONS.keys():
         return
     try:

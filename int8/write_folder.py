@@ -81,11 +81,11 @@ def lay_out_pipeline(quantized_dir: Path, checkpoint: SD3Checkpoint) -> Path | N
     Returns:
         The folder; None where a part is missing or of other files, or files cannot be linked there.
     """
-    found = read_parts(quantized_dir)
+    found, target = read_parts(quantized_dir), quantized_dir / PIPELINE
     found.refuse_others_sources(checkpoint.folder, checkpoint.lora_path, checkpoint.vae_path)
     if len(found.records) < len(PARTS):
+        shutil.rmtree(target, ignore_errors=True)  # it would hold parts that are not there any more
         return None
-    target = quantized_dir / PIPELINE
     try:
         with replacing(target) as folder:
             for component in PARTS:

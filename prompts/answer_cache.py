@@ -8,13 +8,13 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from checkpoints.remembered import cache_folder
 from prompts.vlm_server import LONGEST_ANSWER, tidied
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,7 @@ _KEEP = "DELETE FROM answers WHERE number <= (SELECT max(number) FROM answers) -
 
 def users_cache() -> Path:
     """Return the file where answers are kept for all runs of a user's."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"  # as huggingface_hub has it, everywhere
-    return Path(home) / "chain-of-zoom" / "vlm_answers.sqlite"
+    return cache_folder() / "vlm_answers.sqlite"
 
 
 def digest_of_question(about: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> str:

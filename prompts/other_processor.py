@@ -15,7 +15,7 @@ from checkpoints.folders import read_json
 from checkpoints.gate import blaming, check_configuration
 from errors import InputError
 from prompts.questions import LONGEST_CHAT, question
-from prompts.transformers_help import padded_with_own_token, quiet_transformers
+from prompts.transformers_help import chat_template_of, padded_with_own_token, quiet_transformers
 from prompts.vlm_files import VlmFiles
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class OtherProcessor:
             if self.tokenizer.pad_token is None:
                 self.tokenizer.pad_token = self.tokenizer.eos_token
             self._processor = self._without_video()
-        self.tokenizer.chat_template = self._chat_template()
+        self.tokenizer.chat_template = chat_template_of(self.tokenizer, files.folder)
         with blaming(files.folder, "download the folder again"), quiet_transformers():
             ways = [way for way in (True, False) if all(self._question_is_in(n, way) for n in (1, 2))]
             if not ways:
@@ -106,15 +106,6 @@ class OtherProcessor:
             f"{self.files.folder}: a {self.files.kind} model, whose pictures transformers only prepares with "
             "torchvision, which is not used here; ask it behind a server: --vlm_url"
         )
-
-    def _chat_template(self) -> str:
-        template = self.tokenizer.chat_template
-        path = self.files.folder / "chat_template.json"  # some revisions keep it in a file of the processor's
-        if template is None and path.is_file():
-            template = read_json(path).get("chat_template")
-        if not isinstance(template, str):
-            raise InputError(f"{self.files.folder}: no chat template in it; download the folder again")
-        return template
 
     def _question_is_in(self, pictures: int, in_system: bool) -> bool:
         """Tell whether the template writes the question, as the system message or after the pictures."""

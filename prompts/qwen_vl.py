@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING
 
 from PIL.Image import Image
 
-from checkpoints.folders import read_json
 from checkpoints.gate import blaming
-from errors import InputError
 from prompts.questions import LONGEST_CHAT, conversation
-from prompts.transformers_help import padded_with_own_token, quiet_transformers
+from prompts.transformers_help import chat_template_of, padded_with_own_token, quiet_transformers
 
 if TYPE_CHECKING:
     import torch
@@ -33,11 +31,7 @@ class QwenProcessor:
         with blaming(folder, "download the folder again"), quiet_transformers():
             self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             self.image_processor = Qwen2VLImageProcessor.from_pretrained(folder, local_files_only=True)
-        if self.tokenizer.chat_template is None:  # some revisions keep it in a file of the processor's
-            template = read_json(folder / "chat_template.json").get("chat_template")
-            if template is None:
-                raise InputError(f"{folder}: no chat template in it; download the folder again")
-            self.tokenizer.chat_template = template
+        self.tokenizer.chat_template = chat_template_of(self.tokenizer, folder)
         with blaming(folder, "download the folder again"):
             if len(self.chat(2)) > LONGEST_CHAT:  # a template is a program of its own
                 raise ValueError("its chat template makes an endless text")

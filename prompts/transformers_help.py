@@ -2,6 +2,25 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from checkpoints.folders import read_json
+from errors import InputError
+
+
+def chat_template_of(tokenizer: Any, folder: Path) -> str:
+    """Return a model's chat template; some revisions keep it in a file of the processor's.
+
+    Raises:
+        InputError: there is none.
+    """
+    template, path = tokenizer.chat_template, folder / "chat_template.json"
+    if template is None and path.is_file():
+        template = read_json(path).get("chat_template")
+    if not isinstance(template, str):
+        raise InputError(f"{folder}: no chat template in it; download the folder again")
+    return template
 
 
 def padded_with_own_token(ids: Sequence[list[int]]) -> tuple[list[list[int]], list[list[int]]]:

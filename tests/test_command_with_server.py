@@ -10,6 +10,7 @@ from test_command_with_checkpoints import DAPE, SMALL, VLM, prompts
 from test_inference_coz import HEAVY, IMPORTED_BY, report
 from vlm_server_stand_in import MODEL, pictures_of, refusing, saying, standing_in
 
+from checkpoints import hub
 from prompts import vlm_server
 from prompts.vlm_server import KEY
 
@@ -139,6 +140,15 @@ def test_a_model_that_is_not_there_ends_the_run_before_it_begins(
     assert reason in done.err
     assert len(done.err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_fetched_before_the_server_has_answered(command, tmp_path, monkeypatch):
+    fetched = []
+    monkeypatch.setattr(hub, "_fetch", lambda *arguments: fetched.append(arguments))
+    more = ("--pretrained_model_name_or_path", "somebody/sd3", "--vlm_url", "http://127.0.0.1:9/v1")
+    done = command("inference_coz", *SMALL, "-o", tmp_path / "out", *more)
+    assert "--vlm_url http://127.0.0.1:9/v1: cannot be asked" in done.err
+    assert (done.code, fetched) == (2, [])
 
 
 def test_a_server_that_does_not_answer_is_told_before_anything_heavy_is_imported(tmp_path):

@@ -135,15 +135,14 @@ def test_the_pipeline_takes_no_room_of_its_own(quantized):
 
 
 def test_parts_of_other_files_make_no_pipeline(quantized, tmp_path):
-    shutil.copytree(quantized, tmp_path / "parts")
-    shutil.rmtree(tmp_path / "parts" / PIPELINE)
-    assert lay_out_pipeline(tmp_path / "parts", check_sd3(str(MODEL), LORA, VAE)) is not None
-    shutil.rmtree(tmp_path / "parts" / PIPELINE)
-    without_lora = check_sd3(str(MODEL), None, None)
-    assert lay_out_pipeline(tmp_path / "parts", without_lora) is None
-    shutil.rmtree(part_folder(tmp_path / "parts", "vae_decoder"))
-    assert lay_out_pipeline(tmp_path / "parts", check_sd3(str(MODEL), LORA, VAE)) is None
-    assert not (tmp_path / "parts" / PIPELINE).exists()
+    parts, own = shutil.copytree(quantized, tmp_path / "parts"), check_sd3(str(MODEL), LORA, VAE)
+    assert lay_out_pipeline(parts, own) == parts / PIPELINE
+    assert lay_out_pipeline(parts, check_sd3(str(MODEL), None, None)) is None
+    assert not (parts / PIPELINE).exists()  # nor one of before, whose parts are others by now
+    assert lay_out_pipeline(parts, own) == parts / PIPELINE
+    shutil.rmtree(part_folder(parts, "vae_decoder"))
+    assert lay_out_pipeline(parts, own) is None
+    assert not (parts / PIPELINE).exists()
 
 
 def test_where_nothing_can_be_linked_the_parts_are_there_all_the_same(
