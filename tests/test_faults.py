@@ -332,7 +332,7 @@ def test_a_page_in_postscript_is_not_run(command, tmp_path):
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n"
     )
     done = command("inference_coz", "-i", tmp_path / "page.png", "-o", tmp_path / "out", *RESIZE)
-    assert (done.code, "is no picture but EPS" in done.err) == (2, True)
+    assert (done.code, "is PostScript and no picture" in done.err) == (2, True)
 
 
 def test_folders_nested_without_end_are_one_line(command, tmp_path):

@@ -74,12 +74,12 @@ def test_questions_go_out_several_at_a_time_and_answers_come_in_their_order(stan
 
     def answer(question):
         together.wait()
-        return saying(f"of {pictures_of(question)[0].getpixel((0, 0))}")
+        return saying(f"grey of {pictures_of(question)[0].getpixel((0, 0))}")
 
     stand_in.answer = answer
     steps = [step(Image.new("RGB", (8, 8), (number, 0, 0))) for number in range(6)]
     prompts = list(extractor(stand_in, machine, at_once=3)(steps))
-    assert [prompt.text for prompt in prompts] == [f"of ({number}, 0, 0)" for number in range(6)]
+    assert [prompt.text for prompt in prompts] == [f"grey of ({number}, 0, 0)" for number in range(6)]
     assert stand_in.most_at_once == 3
 
 
@@ -117,7 +117,7 @@ def test_a_server_that_fails_leaves_the_prompt_empty_and_the_note_says_why(stand
 
 
 def test_tags_speak_where_the_server_fails_or_answers_what_is_no_prompt(stand_in, machine):
-    stand_in.replies = [refusing(500), saying("fur"), saying("..."), saying("a, " * 60)]
+    stand_in.replies = [refusing(500), saying("fur"), saying("..."), saying("fur, " * 60)]
     tagger = DapeExtractor(check_ram_files(*RAM_FILES), machine)
     crop = Image.open(PARITY / "vlm_input" / "crop.png").convert("RGB")
     prompts = list(extractor(stand_in, machine, fallback=tagger)([step(crop)] * 4))
