@@ -403,6 +403,18 @@ def test_merge_runs_joins_what_killed_shards_left(pictures, tmp_path, command):
     assert command("merge_runs", out).code == 1  # and again, with nothing to join
 
 
+def test_merge_runs_names_and_counts_what_failed_as_a_run_does(pictures, tmp_path, command):
+    out = tmp_path / "out"
+    (pictures / "cut.jpg").write_bytes(b"\xff\xd8\xff no more")
+    for number in (0, 1):
+        start(pictures, out, "--shard", f"{number}/2").wait()
+    ended = command("merge_runs", out)
+    assert ended.code == 1
+    assert "12 of 13 zooms done; 1 failed" in ended.out
+    assert "failed: cut.jpg: " in ended.err
+    assert "12 of 13 zooms done" in (out / "index.html").read_text()
+
+
 def test_merge_runs_waits_for_no_shard_that_is_at_work(pictures, tmp_path, command):
     out = tmp_path / "out"
     command("inference_coz", "-i", pictures, "-o", out, *BICUBIC, "--shard", "0/2")
