@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 from errors import InputError
@@ -58,12 +58,13 @@ def begin(
         tree.sweep()
     if overwrite:
         earlier = _give_up(tree, report, entered.alone)
+        earlier.keep(unreadable)
     else:
         old = earlier_report(tree, report.settings)
         earlier = _Earlier(old.pictures, list(old.left_over)) if old else _Earlier()
     records = take_up(tree, sources, earlier.pictures)
     everybody = {record.name: record for record in records}
-    earlier.leave_over(everybody, tree.root)
+    earlier.leave_over(everybody, tree)
     known, everybody = len(earlier.pictures), earlier.pictures | everybody
     if tree.shard is None:
         report.pictures, report.left_over = everybody, earlier.left_over
@@ -99,14 +100,33 @@ class _Earlier:
     left_over: list[str] = field(default_factory=list)
     given_up: list[PictureRecord] = field(default_factory=list)
 
-    def leave_over(self, now: Records, folder: Path) -> None:
+    def keep(self, unreadable: Sequence[Failure]) -> None:
+        """Let pictures that cannot be used just now keep their names and their old files.
+
+        Their records begin anew: whatever lies under their names is removed when they can be used again.
+
+        Args:
+            unreadable: files, and folders that cannot be listed.
+        """
+        labels = {failure.label for failure in unreadable}
+        given_up = []
+        for one in self.given_up:
+            picture = PurePosixPath(one.picture_label)
+            if labels.isdisjoint(map(str, (picture, *picture.parents))):
+                given_up.append(one)
+            else:
+                one.begin_anew()
+                self.pictures[one.name] = one
+        self.given_up = given_up
+
+    def leave_over(self, now: Records, tree: OutputTree) -> None:
         """Note which pictures that are given up are none of this run, and say how many results go.
 
         Args:
             now: the records of this run, by name; those that are given up have not begun anew yet.
-            folder: to name.
+            tree: the folder.
         """
-        with_results = [one for one in self.given_up if one.has_results]
+        with_results = [one for one in self.given_up if one.has_results or tree.holds(one.name)]
         gone = [one.name for one in with_results if one.name not in now]
         self.left_over += gone
         for one in self.given_up:
@@ -117,7 +137,7 @@ class _Earlier:
             count = len(with_results)
             log.warning(
                 "%s: --overwrite removes %d result%s, each when its new one begins%s",
-                folder,
+                tree.root,
                 count,
                 "s" * (count > 1),
                 f", and those of pictures that are gone ({len(gone)}) when all is done" if gone else "",
