@@ -91,7 +91,7 @@ def run(options: "Namespace", if_interrupted: Callable[[str], None]) -> int:
     if not options.dry_run:  # which says what it takes first
         refuse_too_little_memory(options, parts, sources)
 
-    from command.beginning import begin, end_shards, failures_of_share, of_share
+    from command.beginning import begin, end_shards, failures_of_share, look_ahead, of_share
     from command.expected import remember_speed
     from command.on_ray import ChainOnRay
     from command.version import program_version
@@ -113,7 +113,8 @@ def run(options: "Namespace", if_interrupted: Callable[[str], None]) -> int:
     if options.dry_run:
         from command.plan import print_plan
 
-        print_plan(options, settings, share, failures, parts, earlier(), described)
+        removed = look_ahead(tree, described, sources, unreadable, options.overwrite)
+        print_plan(options, settings, share, failures, parts, earlier(), described, removed)
         return SOME_FAILED if failures else ALL_DONE
     refuse_too_little_space(options, share, earlier)
     tree.prepare()

@@ -70,12 +70,15 @@ def files_of(out: Path) -> dict[str, object]:
     return {name: what for name, what in tree_of(out).items() if name not in ORDERED}
 
 
-def test_it_says_how_many_results_it_removes(command, pictures, out):
+def test_it_says_how_many_results_it_removes_and_a_dry_run_says_the_same(command, pictures, out):
     (pictures / "p4.png").unlink()
+    before = tree_of(out)
+    dry = command("inference_coz", pictures, "-o", out, *NEW, "--overwrite", "--dry_run")
+    removed = "4 results, each when its new one begins; 1 result of pictures that are gone, when all is done"
+    assert (dry.code, f"overwrite  removes {removed}\n" in dry.out) == (0, True)
+    assert tree_of(out) == before
     done = command("inference_coz", pictures, "-o", out, *NEW, "--overwrite")
-    assert done.code == 0
-    each = "--overwrite removes 5 results, each when its new one begins"
-    assert f"{each}, and those of pictures that are gone (1) when all is done" in done.err
+    assert (done.code, f"--overwrite removes {removed}\n" in done.err) == (0, True)
     assert "overwrite" not in command("inference_coz", pictures, "-o", out / "none", *NEW, "--overwrite").err
 
 
@@ -216,7 +219,7 @@ def test_one_that_could_not_be_read_and_then_is_gone_loses_them(command, picture
     assert command("inference_coz", pictures, "-o", out, *NEW, "--overwrite").code == 1
     (pictures / "p1.png").unlink()
     done = command("inference_coz", pictures, "-o", out, *OLD, "--overwrite")
-    assert "those of pictures that are gone (1)" in done.err
+    assert "1 result of pictures that are gone" in done.err
     assert not of_picture(out, "p1")
 
 
@@ -248,7 +251,11 @@ def test_a_shard_removes_what_its_own_pictures_had_and_the_others_do_theirs(comm
     assert all(shares)
     done = command("inference_coz", pictures, "-o", out, *NEW, "--overwrite", "--shard", "0/2")
     assert done.code == 0
-    assert "--overwrite removes 5 results" in done.err
+    own, others = map(len, shares)
+    each = f"--overwrite removes {own} result{'s' * (own > 1)}, each when its new one begins"
+    assert (
+        f"{each}; {others} result{'s' * (others > 1)} of other shards, when these begin theirs\n" in done.err
+    )
     assert {name: of_picture(out, name) for name in shares[1]} == before
     done = command("inference_coz", pictures, "-o", out, *NEW, "--overwrite", "--shard", "1/2")
     assert done.code == 0
