@@ -110,7 +110,7 @@ def find_pictures(inputs: Sequence[Path], recursive: bool = False, leave_out: Co
     found: dict[str, Source] = {}
     failures: list[Failure] = []
     skipped: dict[str, str] = {}
-    for source, named_by_user in _candidates(inputs, recursive, left_out, endings, failures):
+    for source, named_by_user in _candidates(inputs, recursive, left_out, failures):
         try:
             if is_left_out(Path(source.key).parent):
                 raise PictureError("lies among the results of --output_dir, which this run may write over")
@@ -155,7 +155,6 @@ def _candidates(
     inputs: Sequence[Path],
     recursive: bool,
     left_out: Collection[Path],
-    endings: Collection[str],
     failures: list[Failure],
 ) -> Iterator[tuple[Source, bool]]:
     """Yield what may be a picture, and whether the user named it; note folders that cannot be listed."""
@@ -175,16 +174,10 @@ def _candidates(
             if real_path(here) in left_out:
                 folders.clear()
                 continue
-            inside = [name for name in folders if not name.startswith(".")]
-            if not recursive:
-                folders.clear()
-                # a folder named like a picture is more likely a mistake than meant
-                files += [name for name in inside if Path(name).suffix.lower() in endings]
-            else:
-                folders[:] = sorted(inside)
-                for name in inside:
-                    if (here / name).is_symlink():
-                        log.warning("%s: not searched, it is a link to a folder", here / name)
+            folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
+            for name in folders:
+                if (here / name).is_symlink():
+                    log.warning("%s: not searched, it is a link to a folder", here / name)
             for name in sorted(files):
                 if not name.startswith("."):
                     file = here / name
