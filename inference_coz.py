@@ -79,7 +79,9 @@ def run(options: "Namespace", if_interrupted: Callable[[str], None]) -> int:
     if has_prompts and options.backbone != "sd3":
         log.warning("this backbone takes no prompts: they are written down, and steer nothing")
     fixed_prompts = read_prompts(options.prompts_file) if options.prompts_file else {}
-    found = find(options.input_image, options.recursive_folders, places_of(tree.root), options.quiet)
+    found = find(
+        options.input_image, options.recursive_folders, places_of(tree.root), options.quiet, tree.takes
+    )
     sources, unreadable = found.sources, found.failures
     check_one_picture(options.share, sources)
     sources, unfit = leave_out_what_cannot_be_zoomed_into(settings, sources)
@@ -95,7 +97,7 @@ def run(options: "Namespace", if_interrupted: Callable[[str], None]) -> int:
     from command.expected import remember_speed
     from command.on_ray import ChainOnRay
     from command.version import program_version
-    from command.zooming import about_machine, describe, zoom_all
+    from command.zooming import about_machine, describe, warn_of_idle_prompts, zoom_all
     from results.resume import earlier_results
     from results.run_report import RunReport
     from zoom.chain import Chain
@@ -113,6 +115,8 @@ def run(options: "Namespace", if_interrupted: Callable[[str], None]) -> int:
     if options.dry_run:
         from command.plan import print_plan
 
+        if tree.shard is None:
+            warn_of_idle_prompts(settings, fixed_prompts, {source.label for source in sources})
         removed = look_ahead(tree, described, sources, unreadable, options.overwrite)
         print_plan(options, settings, share, failures, parts, earlier(), described, removed)
         return SOME_FAILED if failures else ALL_DONE

@@ -309,6 +309,16 @@ def test_a_failure_is_named_by_one_shard_and_stands_in_the_report(pictures, tmp_
     assert (report.status, [failure.label for failure in report.unreadable]) == ("failed", ["broken.png"])
 
 
+def test_a_file_that_is_no_picture_is_counted_by_one_shard(pictures, tmp_path, command):
+    (pictures / "doc.pdf").write_bytes(b"%PDF-1.7")
+    runs = [
+        command("inference_coz", "-i", pictures, "-o", tmp_path / "out", *BICUBIC, "--shard", f"{number}/2")
+        for number in range(2)
+    ]
+    for said in ("1 skipped", "1 file skipped: no picture (doc.pdf)"):
+        assert sum(run.out.count(said) for run in runs) == 1
+
+
 def test_all_spots_of_a_picture_fall_to_one_shard():
     for count in (2, 3, 7):
         whole = [Shard(number, count).has("a/photo~1.jpg") for number in range(count)]
