@@ -238,7 +238,7 @@ def test_make_viewer_refuses_in_one_line(tmp_path, monkeypatch, command, argumen
 
 def test_make_viewer_says_where_nothing_is_zoomed_yet(tmp_path, command):
     (tmp_path / "small.png").write_bytes((PARITY / "input" / "scene.png").read_bytes()[:5000])
-    resize = ("--rec_type", "bicubic", "--process_size", 64)
+    resize = ("--rec_type", "bicubic", "--process_size", 64, "--rec_num", 1)
     assert command("inference_coz", tmp_path / "small.png", "-o", tmp_path / "out", *resize).code == 1
     ended = command("make_viewer", tmp_path / "out", "--video", "gif")
     assert f"{tmp_path / 'out'}: nothing is zoomed yet" in ended.out
