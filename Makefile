@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CODE := *.py command zoom results viewer sd3 plain_sr prompts int8 checkpoints machine ram lora benchmarks
+CODE := *.py command zoom results viewer sd3 plain_sr prompts int8 checkpoints machine ram lora training benchmarks
 
 .PHONY: zoom test browser fuzz soak format clean
 

@@ -61,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
         from command.version import program_version
         from command.zooming import about_machine
         from results.joining import join
+        from results.pictures import Failure
         from viewer.page import write_page
 
         known = join(tree, program_version(), about_machine())
@@ -68,12 +69,18 @@ def run(options: argparse.Namespace) -> int:
             raise no_report(tree.root)
         left_out = write_page(tree, known)
     counts = Counter(record.status for record in known.pictures.values())
+    counts["failed"] += len(known.unreadable)
     if not options.quiet:
         others = ", ".join(
-            f"{count} {status}" for status, count in sorted(counts.items()) if status != "done"
+            f"{counts[status]} {status}" for status in sorted(counts) if counts[status] and status != "done"
         )
-        say(f"{counts['done']} of {len(known.pictures)} zooms done{'; ' + others if others else ''}")
+        say(f"{counts['done']} of {counts.total()} zooms done{'; ' + others if others else ''}")
         say_where_to_look(tree, known.pictures.values())
+    failed = [
+        Failure(record.label, record.failure or "") for record in known.pictures.values() if record.failed
+    ]
+    for failure in (*failed, *known.unreadable):
+        say(f"failed: {failure.label}: {failure.reason}", error=True)
     return ALL_DONE if known.status == "done" and not left_out else SOME_FAILED
 
 

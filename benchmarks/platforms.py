@@ -5,7 +5,7 @@
 
 uv resolves for other systems than the one that it runs on, and judges markers as they would; pip does not.
 Nothing is installed, and wheels alone count: people who want to zoom do not compile. Prints a Markdown table;
-exit code 1 where it is not what `GAPS` says. It took 14 minutes where uv had read nothing before.
+exit code 1 where it is not what `GAPS` says. It takes about a quarter of an hour.
 """
 
 import itertools

@@ -1,5 +1,6 @@
 """How the commands talk and end: messages of one line, logging, exit codes."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -7,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from errors import InputError, OutputError
 from machine import interrupts
-from machine.terminal import TERMINAL
+from machine.terminal import TERMINAL, open_closed_streams
 
 ALL_DONE, SOME_FAILED, BAD_INPUT = 0, 1, 2
 LONGEST = 300  # characters of a message
@@ -31,6 +32,7 @@ def run_command(
         The exit code: the work's own; 2 for an `InputError`, 1 for an `OutputError`, 130 (143) when
         interrupted.
     """
+    open_closed_streams()
     try:
         with interrupts.listening():
             try:
@@ -59,14 +61,14 @@ def run_command(
 
 
 def say(text: str, error: bool = False) -> None:
-    """Print one line, also where nobody reads it any more and whatever is in a file's name."""
+    """Print one line, whatever is in a file's name; where it cannot be printed, go on without."""
     stream = sys.stderr if error else sys.stdout
     encoding = stream.encoding or "utf-8"  # not every terminal can show every name
     text = shortened(printable(text)) if error else printable(text)
     try:
         with TERMINAL:
             print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
-    except BrokenPipeError:  # what waits in the stream would raise again at the end
+    except OSError:  # a broken pipe, a full disk: what waits in the stream would raise again at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
@@ -120,6 +122,7 @@ def set_up_logging(level: int) -> None:
 
 def end_process(code: int) -> None:
     """End the process at once: what libraries do at exit takes seconds with large models, for nothing."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # a full disk
+            stream.flush()
     os._exit(code)

@@ -129,18 +129,21 @@ class OtherProcessor:
         """Return the conversation about one or two pictures as text, each picture the model's mark."""
         return self._render(pictures, self._asks_in_system)
 
-    def __call__(self, rows: Sequence[Sequence[Image.Image]]) -> "dict[str, torch.Tensor]":
+    def __call__(
+        self, rows: Sequence[Sequence[Image.Image]], chats: Sequence[str] | None = None
+    ) -> "dict[str, torch.Tensor]":
         """Prepare a batch of questions.
 
         Args:
             rows: the pictures of each question, one or two RGB pictures, of any sizes.
+            chats: each question as the template writes it; None for the extractor's own (`chat`).
 
         Returns:
             ``input_ids`` and ``attention_mask`` (B, tokens), padded on the left, and the other inputs.
         """
         import torch
 
-        texts = [self.chat(len(row)) for row in rows]
+        texts = list(chats or (self.chat(len(row)) for row in rows))
         begins = self.tokenizer.bos_token is not None and texts[0].startswith(self.tokenizer.bos_token)
         seen = self._processor(
             text=texts,

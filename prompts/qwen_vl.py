@@ -43,11 +43,14 @@ class QwenProcessor:
         messages = conversation([None] * pictures)
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
-    def __call__(self, rows: Sequence[Sequence[Image]]) -> "dict[str, torch.Tensor]":
+    def __call__(
+        self, rows: Sequence[Sequence[Image]], chats: Sequence[str] | None = None
+    ) -> "dict[str, torch.Tensor]":
         """Prepare a batch of questions.
 
         Args:
             rows: the pictures of each question, one or two RGB pictures, of any sizes.
+            chats: each question as the template writes it; None for the extractor's own (`chat`).
 
         Returns:
             ``input_ids`` and ``attention_mask`` (B, tokens), padded on the left; ``pixel_values``
@@ -61,8 +64,8 @@ class QwenProcessor:
         # A picture stands in the text as one token for every merge_size x merge_size of its patches.
         counts = iter((seen["image_grid_thw"].prod(1) // self.image_processor.merge_size**2).tolist())
         ids = []
-        for row in rows:
-            head, *tails = self.chat(len(row)).split("<|image_pad|>")
+        for chat in chats or [self.chat(len(row)) for row in rows]:
+            head, *tails = chat.split("<|image_pad|>")
             text = head + "".join("<|image_pad|>" * next(counts) + tail for tail in tails)
             ids.append(self.tokenizer(text)["input_ids"])
         padded, mask = padded_with_own_token(ids)

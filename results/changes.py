@@ -48,6 +48,12 @@ _NAMES = {
     r"quantized": "--quantize",
     r"quantized/(\w+)": r"\1 in int8 (--quantize)",
     r"prompts_file": "--prompts_file",
+    # of a training
+    r"training/weights/(\w+)": r"--\1_weight",
+    r"training/(\w+)": r"--\1",
+    r"data/trained_on": "what is trained on (-i, --states, --held_out, --seed)",
+    r"data/held_out": "what is held out (-i, --states, --held_out, --seed)",
+    r"critic/\w+": "the critic (--critic, --critic_model)",
 }
 # Where these differ, everything beside them does.
 _KINDS = ("backbone", "extractor", "file")

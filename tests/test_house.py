@@ -23,8 +23,16 @@ FOLDERS = [
     "machine",
     "ram",
     "lora",
+    "training",
 ]
-COMMANDS = ["download_ckpt.py", "inference_coz.py", "make_viewer.py", "merge_runs.py", "quantize_model.py"]
+COMMANDS = [
+    "download_ckpt.py",
+    "inference_coz.py",
+    "make_viewer.py",
+    "merge_runs.py",
+    "quantize_model.py",
+    "train_prompt_extractor.py",
+]
 TOP = [*COMMANDS, "osediff_sd3.py", "errors.py"]
 MODULES = [ROOT / name for name in TOP] + [file for name in FOLDERS for file in (ROOT / name).glob("*.py")]
 
@@ -42,6 +50,7 @@ ALLOWED = {
     "prompts": {"checkpoints", "machine", "lora", "ram", "zoom"},
     "sd3": {"checkpoints", "machine", "lora", "zoom"},
     "osediff_sd3": {"checkpoints", "sd3", "machine", "zoom"},
+    "training": {"prompts", "checkpoints", "machine", "lora", "zoom", "results"},
     "int8": {"osediff_sd3", "sd3", "checkpoints", "machine", "lora", "zoom", "results"},
 }
 # Longer than 200 lines for a reason that its docstring gives: none yet, but for the one writer of the graph.
@@ -108,7 +117,15 @@ def test_nothing_on_top_is_named_like_a_library():
 
 @pytest.mark.parametrize(
     "module",
-    ["zoom.settings", "command.options", "command.decide", "command.films", "command.check_up", "sd3.spec"],
+    [
+        "zoom.settings",
+        "command.options",
+        "command.decide",
+        "command.films",
+        "command.check_up",
+        "command.training_options",
+        "sd3.spec",
+    ],
 )
 def test_what_help_needs_imports_neither_pillow_nor_torch(module):
     seen, waiting = set(), [module]
@@ -124,3 +141,20 @@ def test_what_help_needs_imports_neither_pillow_nor_torch(module):
         for known in seen
         for name in top_level_imports(ROOT / (known.replace(".", "/") + ".py"))
     }
+
+
+# The extra packages of requirements-train.txt. Whoever zooms has none of them.
+EXTRA = {"trl", "datasets", "matplotlib"}
+
+
+def test_training_is_for_its_own_command_alone_and_takes_its_extras_inside_functions():
+    own = {"train_prompt_extractor", "command.training_options"}
+    for file in MODULES:
+        name, imported = name_of(file), {one.split(".")[0] for one in imports(file)}
+        if name.split(".")[0] != "training":
+            assert "training" not in imported or name in own, name
+            assert not EXTRA & imported, name
+            assert "training_options" not in {one.split(".")[-1] for one in imports(file)} or name in own, (
+                name
+            )
+        assert not EXTRA & {one.split(".")[0] for one in top_level_imports(file)}, name

@@ -72,9 +72,10 @@ def test_the_workflow_runs_the_commands_of_the_readme_and_on_windows_those_of_th
     }
 
 
-def test_every_requirements_file_is_resolved():
-    asked = {name for files in platforms.rows(ROOT) for name in files}
-    assert asked == {file.name for file in ROOT.glob("requirements*.txt")} - {platforms.PART}
+def test_every_requirements_file_is_resolved_and_the_page_has_its_row():
+    files = [files[-1] for files in platforms.rows(ROOT)]
+    assert {*files, platforms.PART} == {file.name for file in ROOT.glob("requirements*.txt")}
+    assert [file for file in files if f"\n| `{file}` |" not in PAGE] == []
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,39 @@ def test_torchrun_starts_a_shard_a_process(pictures, one, tmp_path):
     assert tree_of(tmp_path / "two") == tree_of(one)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a script for GNU tar")
+def in_tar(file: Path) -> list[str]:
+    with tarfile.open(file) as tar:
+        return tar.getnames()
+
+
+def zoom_tars(tars: Path, results: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    script = ["bash", ROOT / "docs" / "tar_shards.sh", tars, results, *BICUBIC]
+    environment = os.environ | {"PYTHON": sys.executable} | environment
+    return subprocess.run(script, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a script for bash")
+def test_a_tar_that_is_no_tar_or_has_no_picture_is_named_and_the_others_come(pictures, tmp_path):
+    for name in ("tars", "results"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "tars" / "a.tar").write_bytes(b"cut off")
+    (tmp_path / "page.pdf").write_bytes(b"%PDF-1.7")
+    with tarfile.open(tmp_path / "tars" / "b.tar", "w") as tar:
+        tar.add(tmp_path / "page.pdf", "page.pdf")
+    with tarfile.open(tmp_path / "tars" / "c.tar", "w") as tar:
+        tar.add(pictures / "p0.png", "000001.png")
+        tar.add(pictures / "p1.png", "folder/1.png")
+    done = zoom_tars(tmp_path / "tars", tmp_path / "results")
+    assert done.returncode == 1
+    named = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert [line.split()[1] for line in named] == [f"{tmp_path}/tars/{name}.tar:" for name in "ab"]
+    assert [file.name for file in (tmp_path / "results").iterdir()] == ["c.tar"]
+    states = [f"{key}.{step}.png" for key in ("000001", "folder/1") for step in range(4)]
+    assert in_tar(tmp_path / "results" / "c.tar") == ["run.json", *states]
+    assert zoom_tars(tmp_path / "tars", tmp_path / "nowhere").returncode == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a script for bash")
 def test_tars_are_shared_out_among_the_tasks_of_an_array_and_become_tars_of_states(pictures, one, tmp_path):
     tars, results = tmp_path / "tars", tmp_path / "results"
     tars.mkdir()
@@ -118,10 +150,7 @@ def test_tars_are_shared_out_among_the_tasks_of_an_array_and_become_tars_of_stat
 
     def run(task: int) -> int:
         array = {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "2"}
-        script = ["bash", ROOT / "docs" / "tar_shards.sh", tars, results, *BICUBIC]
-        return subprocess.run(
-            script, cwd=ROOT, env=os.environ | array | {"PYTHON": sys.executable}
-        ).returncode
+        return zoom_tars(tars, results, **array).returncode
 
     assert run(1) == 0
     assert sorted(file.name for file in results.iterdir()) == ["0.tar", "2.tar", "4.tar"]
@@ -372,6 +401,18 @@ def test_merge_runs_joins_what_killed_shards_left(pictures, tmp_path, command):
     assert not (out / "shards").exists()
     assert len(load_report(out / "run.json").pictures) == 12
     assert command("merge_runs", out).code == 1  # and again, with nothing to join
+
+
+def test_merge_runs_names_and_counts_what_failed_as_a_run_does(pictures, tmp_path, command):
+    out = tmp_path / "out"
+    (pictures / "cut.jpg").write_bytes(b"\xff\xd8\xff no more")
+    for number in (0, 1):
+        start(pictures, out, "--shard", f"{number}/2").wait()
+    ended = command("merge_runs", out)
+    assert ended.code == 1
+    assert "12 of 13 zooms done; 1 failed" in ended.out
+    assert "failed: cut.jpg: " in ended.err
+    assert "12 of 13 zooms done" in (out / "index.html").read_text()
 
 
 def test_merge_runs_waits_for_no_shard_that_is_at_work(pictures, tmp_path, command):

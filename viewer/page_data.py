@@ -33,7 +33,7 @@ def folder_of(
         unreadable: files that are no pictures.
     """
     statuses = [picture.status for picture in pictures]
-    counts = f"{statuses.count('done')} of {len(statuses)} zooms done"
+    counts = f"{statuses.count('done')} of {len(statuses) + len(unreadable)} zooms done"
     return {
         "state": "; ".join(filter(None, [counts, ENDINGS.get(status, "")])),
         "law": LAW,
