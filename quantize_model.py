@@ -139,7 +139,7 @@ def run(options: argparse.Namespace) -> int:
         for option, default in (("lora_path", SR_LORA), ("vae_path", SR_VAE)):
             if getattr(options, option) is None and default.is_file():
                 setattr(options, option, default)
-    calibration = read_calibration(options.calibration_data, options.num_calibration_samples)
+    calibration = read_calibration(options.calibration_data, options.num_calibration_samples, text_only)
 
     from sd3.checkpoint import check_sd3
 
