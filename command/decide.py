@@ -59,7 +59,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     Raises:
         InputError: values that cannot go together, or files that are not there.
-        SystemExit: for ``--help``, and (code 2) for arguments that argparse refuses.
+        SystemExit: for ``--help`` and ``--version``.
     """
     options = build_parser().parse_args(arguments)
     if not options.check:
