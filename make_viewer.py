@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from command.arguments import Parser, underscored
+from command.arguments import Parser
 from command.console import ALL_DONE, SOME_FAILED, end_process, run_command, say, set_up_logging
 from command.films import add_film_options, film_settings, make_films
 from command.viewing import (
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(
         "make_viewer.py",
         arguments,
-        lambda given: run(build_parser().parse_args(underscored(given))),
+        lambda given: run(build_parser().parse_args(given)),
         INTERRUPTED,
     )
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from checkpoints.hub import SD3_NAME
 from checkpoints.places import QUANTIZED, SR_LORA, SR_VAE, default_help
-from command.arguments import Parser, at_least, underscored
+from command.arguments import Parser, at_least
 from command.console import ALL_DONE, end_process, run_command, say, set_up_logging
 from errors import InputError, OutputError
 from machine.disk import free_at
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(
         "quantize_model.py",
         arguments,
-        lambda given: run(build_parser().parse_args(underscored(given))),
+        lambda given: run(build_parser().parse_args(given)),
         INTERRUPTED,
     )
 

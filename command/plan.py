@@ -65,7 +65,7 @@ def print_plan(
         heading = "models" if plan.rows else "memory"
         say(f"{'' if number else heading:<11}{line}")
     if options.ray is not None:
-        gpus, memory = needs(options, parts)
+        gpus, memory = needs(options, parts, sources)
         say(
             f"ray        {gpus} GPUs and {memory / 1e9:.1f} GB of CPU memory an actor; nothing is started now"
         )
