@@ -8,7 +8,7 @@ from pathlib import Path
 
 from checkpoints import catalogue, places
 from checkpoints.catalogue import Checkpoint
-from checkpoints.hashing import digest_of
+from checkpoints.hashing import digest_of, note_sha256
 from checkpoints.hub import cached_folder
 from checkpoints.transfer import TransferError, explain
 from checkpoints.wanted import (
@@ -23,7 +23,7 @@ from checkpoints.wanted import (
 )
 from command.at_hand import CHOICES, is_at_hand
 from command.console import ALL_DONE, SOME_FAILED, say
-from command.downloading import gigabytes
+from command.downloading import alone, gigabytes
 from errors import InputError, OutputError
 
 MOST_FOLDERS = 10_000  # that are searched for files somebody already has
@@ -68,7 +68,9 @@ def verify(purpose: str, quiet: bool = False) -> int:
             try:
                 state = file.state(anew=True)
             except OSError as error:
-                raise InputError(f"{file.label}: cannot be read ({error.strerror})") from None
+                bad += 1
+                say(f"{file.label}: cannot be read ({error.strerror})", error=True)
+                continue
             bad += state is not State.RIGHT
             if state is not State.RIGHT or not quiet:
                 say(f"{state.value}: {file.label}", error=state is not State.RIGHT)
@@ -103,11 +105,16 @@ def take_from(folder: Path, purpose: str, quiet: bool = False) -> int:
         0 where everything that the purpose needs is here now, else 1.
 
     Raises:
-        InputError: no such folder.
+        InputError: no such folder, or a download is at work.
         OutputError: a file cannot be written.
     """
     if not folder.is_dir():
         raise InputError(f"--from {folder}: no such folder")
+    with alone():
+        return _take_all(folder, purpose, quiet)
+
+
+def _take_all(folder: Path, purpose: str, quiet: bool) -> int:
     needed = catalogue.needed(purpose)
     files = [ckpt_file(one, file) for one in needed for file in one.files]
     states = {file: file.state() for file in files}
@@ -142,9 +149,12 @@ def _folders(folder: Path) -> Iterator[tuple[Path, set[str]]]:
         if number == MOST_FOLDERS:
             say(f"{folder}: more than {MOST_FOLDERS} folders; give the one that holds the files", error=True)
             return
+        if Path(place).resolve() == places.CKPT.resolve():  # what downloads gather, and int8 parts
+            folders[:] = [
+                name for name in folders if name not in (places.INCOMING.name, places.QUANTIZED.name)
+            ]
         folders.sort()
-        if Path(place).resolve() != places.CKPT.resolve():
-            yield Path(place), set(names)
+        yield Path(place), set(names)
 
 
 def _take(found: Path, file: CkptFile) -> bool:
@@ -168,6 +178,7 @@ def _take(found: Path, file: CkptFile) -> bool:
             if digest_of(part, str(file.digest), anew=True) != file.digest:
                 raise OSError(errno.EIO, "the copy differs") from None
         put_into_place(part, file.place)
+        note_sha256(file.place, str(file.digest))
     except OSError as error:
         raise OutputError.of(file.place, error) from None
     finally:

@@ -6,7 +6,6 @@ short now, as other programs have it, is warned of.
 
 import logging
 import math
-import shutil
 import stat
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from command.arguments import AUTO
 from command.decide import chain_settings, group_size
 from command.parts import Parts
 from errors import InputError
+from machine.disk import free_at
 from machine.memory import MemoryPlan, plan_memory, room_on
 from results.output_tree import OURS
 from results.pictures import Source
@@ -173,12 +173,6 @@ def _pixels_at(settings: ChainSettings, source: Source) -> list[int]:
     return [int(pixels * settings.upscale ** (2 * step)) for step in range(settings.rec_num + 1)]
 
 
-def space_free(folder: Path) -> int:
-    """Return the bytes that are free where a folder is, or will be."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(existing).free
-
-
 def refuse_too_little_space(
     options: Namespace, sources: Sequence[Source], earlier: Callable[[], Records]
 ) -> None:
@@ -193,7 +187,7 @@ def refuse_too_little_space(
         InputError: with both numbers, and the way out.
     """
     settings, folder = chain_settings(options), options.output_dir
-    needed, free = space_needed(settings, sources, options.save), space_free(folder)
+    needed, free = space_needed(settings, sources, options.save), free_at(folder)
     if needed > free:
         sources = waiting(sources, earlier())
         needed = space_needed(settings, sources, options.save)

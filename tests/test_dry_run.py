@@ -80,7 +80,7 @@ def test_large_pictures_come_tile_by_tile_and_take_no_more_of_the_network(comman
 
 @BOTH
 def test_results_that_the_disk_does_not_hold_are_refused(command, tmp_path, monkeypatch, dry):
-    monkeypatch.setattr(space, "space_free", lambda folder: 40_000)
+    monkeypatch.setattr(space, "free_at", lambda folder: 40_000)
     done = command("inference_coz", "-i", SCENE, "-o", tmp_path / "out", *RESIZE, *dry)
     assert done.code == 2
     assert "40.0 kB are free, and what is to come takes about 49.6 kB; take --save states" in done.err
@@ -94,7 +94,7 @@ def test_what_overwriting_removes_makes_room(command, tmp_path, monkeypatch):
     arguments = ("-i", SCENE, "-o", tmp_path / "out", *RESIZE)
     assert command("inference_coz", *arguments).code == 0
     needed = space.space_needed(ChainSettings(process_size=(64, 64), rec_num=2), [Source(SCENE, "")], "all")
-    monkeypatch.setattr(space, "space_free", lambda folder: needed - 1)
+    monkeypatch.setattr(space, "free_at", lambda folder: needed - 1)
     assert command("inference_coz", *arguments, "--overwrite").code == 0
 
 
