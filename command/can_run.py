@@ -117,7 +117,7 @@ def _of_embedded(problem: str, install: str) -> Verdict:
 
 def _of_networks(purpose: str, found: Found, embedded: str, install: str) -> Verdict:
     missing = [package for package in PACKAGES[purpose] if package in found.missing]
-    needed = [one for one in catalogue.needed(purpose) if not one.optional]
+    needed = [one for one in catalogue.of_purpose(purpose) if not one.optional]
     absent = [one for one in needed if one in found.absent]
     wrong = [one for one in needed if one in found.wrong]
     if missing:

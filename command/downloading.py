@@ -84,7 +84,7 @@ def download(purpose: str, mirror: str | None, jobs: int, quiet: bool) -> int:
         InputError: not enough room on the disk, or another download is at work.
     """
     with alone():
-        stock = take_stock(catalogue.needed(purpose), mirror, jobs)
+        stock = take_stock(catalogue.of_purpose(purpose), mirror, jobs)
         if stock.missing:
             if not quiet:
                 _announce(stock.missing)
