@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from checkpoints.catalogue import PURPOSES
-from command.arguments import Parser, at_least, underscored
+from command.arguments import Parser, at_least
 from command.console import end_process, run_command, set_up_logging
 from errors import InputError
 
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(
         "download_ckpt.py",
         arguments,
-        lambda given: run(build_parser().parse_args(underscored(given))),
+        lambda given: run(build_parser().parse_args(given)),
         INTERRUPTED,
     )
 

@@ -105,7 +105,7 @@ def run(options: "Namespace", if_interrupted: Callable[[str], None]) -> int:
     described = describe(settings, parts, fixed_prompts)
 
     def earlier() -> "Records":  # read again under the lock, before anything is written
-        return {} if options.overwrite else earlier_results(tree, described, False)
+        return {} if options.overwrite else earlier_results(tree, described)
 
     if options.find_detail:
         earlier()  # a folder of other settings is refused before anything is written into it
@@ -125,7 +125,7 @@ def run(options: "Namespace", if_interrupted: Callable[[str], None]) -> int:
     report = RunReport(tree, program_version(), described, about_machine(parts), times)
     root = OutputTree(tree.root)
     last = partial(end_shards, root, report.version, report.environment) if tree.shard else None
-    chain_class = Chain if options.ray is None else partial(ChainOnRay, options, described, parts)
+    chain_class = Chain if options.ray is None else partial(ChainOnRay, options, described, parts, share)
     with connected(options), tree.lock(last) as entered:
         records = begin(tree, entered, report, sources, unreadable, options.overwrite)
         if options.overwrite:

@@ -11,8 +11,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from command.arguments import Parser, underscored
-from command.console import ALL_DONE, SOME_FAILED, end_process, run_command, set_up_logging
+from command.arguments import Parser
+from command.console import ALL_DONE, SOME_FAILED, end_process, run_command, say, set_up_logging
 from command.films import add_film_options, film_settings, make_films
 from command.viewing import (
     add_share_option,
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(
         "make_viewer.py",
         arguments,
-        lambda given: run(build_parser().parse_args(underscored(given))),
+        lambda given: run(build_parser().parse_args(given)),
         INTERRUPTED,
     )
 
@@ -89,6 +89,8 @@ def run(options: argparse.Namespace) -> int:
         left_out = write_page(tree, report, anew=True)
         if not options.quiet:
             say_where_to_look(tree, report.pictures.values())
+            if not any(record.steps_done for record in report.pictures.values()):
+                say(f"{options.folder}: nothing is zoomed yet")
         if options.share is not None:
             write_share(tree, report.pictures, options.picture, options.share, options.quiet)
         films_failed = film is not None and make_films(

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from command.arguments import Parser, underscored
+from command.arguments import Parser
 from command.console import ALL_DONE, SOME_FAILED, end_process, run_command, say, set_up_logging
 from command.viewing import filled_folder, no_report, say_where_to_look
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(
         "merge_runs.py",
         arguments,
-        lambda given: run(build_parser().parse_args(underscored(given))),
+        lambda given: run(build_parser().parse_args(given)),
         INTERRUPTED,
     )
 

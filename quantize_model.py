@@ -13,16 +13,16 @@ if __name__ == "__main__":
 import argparse
 import errno
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpoints.hub import SD3_NAME
 from checkpoints.places import QUANTIZED, SR_LORA, SR_VAE, default_help
-from command.arguments import Parser, at_least, underscored
+from command.arguments import Parser, at_least
 from command.console import ALL_DONE, end_process, run_command, say, set_up_logging
 from errors import InputError, OutputError
+from machine.disk import free_at
 from sd3.spec import PARTS, TEXT_PARTS, folders_of
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(
         "quantize_model.py",
         arguments,
-        lambda given: run(build_parser().parse_args(underscored(given))),
+        lambda given: run(build_parser().parse_args(given)),
         INTERRUPTED,
     )
 
@@ -139,7 +139,7 @@ def run(options: argparse.Namespace) -> int:
         for option, default in (("lora_path", SR_LORA), ("vae_path", SR_VAE)):
             if getattr(options, option) is None and default.is_file():
                 setattr(options, option, default)
-    calibration = read_calibration(options.calibration_data, options.num_calibration_samples)
+    calibration = read_calibration(options.calibration_data, options.num_calibration_samples, text_only)
 
     from sd3.checkpoint import check_sd3
 
@@ -156,7 +156,7 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise InputError(f"--output_dir {options.output_dir}: cannot be made ({error.strerror})") from None
     needed = sum(checkpoint.parts[folder].parameters for folder in folders_of(components))
-    free = shutil.disk_usage(options.output_dir).free
+    free = free_at(options.output_dir)
     if free < 1.2 * needed:  # a byte a parameter, and some layers more
         raise InputError(
             f"--output_dir {options.output_dir}: {free / 1e9:.1f} GB free, and {1.2 * needed / 1e9:.1f} GB"

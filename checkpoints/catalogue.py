@@ -240,8 +240,8 @@ VLM_LORA = Checkpoint(
 CATALOGUE = (SD3, SR_LORA, SR_VAE, RAM, RAM_LISTS, DAPE, VLM, VLM_LORA)
 
 
-def needed(purpose: str) -> tuple[Checkpoint, ...]:
-    """Return what a purpose needs, in the catalogue's order.
+def of_purpose(purpose: str) -> tuple[Checkpoint, ...]:
+    """Return what a purpose needs or can use (`Checkpoint.optional`), in the catalogue's order.
 
     Args:
         purpose: one of `PURPOSES`, or ``all``.
@@ -257,5 +257,5 @@ def missing_files(checkpoint: Checkpoint) -> list[CheckpointFile]:
 def how_to_get(checkpoints: Iterable[Checkpoint]) -> str:
     """Return the command that fetches these: for the purpose that brings least beside them."""
     wanted = set(checkpoints)
-    enough = [purpose for purpose in (*PURPOSES, "all") if wanted <= set(needed(purpose))]
-    return f"python download_ckpt.py --for {min(enough, key=lambda one: len(needed(one)))}"
+    enough = [purpose for purpose in (*PURPOSES, "all") if wanted <= set(of_purpose(purpose))]
+    return f"python download_ckpt.py --for {min(enough, key=lambda one: len(of_purpose(one)))}"

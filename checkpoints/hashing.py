@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 _DIGEST = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 SUMS = "sha256.json"
 SMALL = 64 * 2**20  # bytes; smaller files are hashed each time
+MOST_SUMS = 1000  # that are remembered
 
 
 class _Watched(io.FileIO):
@@ -82,7 +83,7 @@ def digest_of(path: Path, like: str, anew: bool = False) -> str:
     """
     if len(like) == len(hashlib.sha1(usedforsecurity=False).hexdigest()):
         return git_sha1_of(path)
-    return sha256_of(path) if anew else remembered_sha256(path)
+    return remembered_sha256(path, anew=anew)
 
 
 def checkpoint_sha256(path: Path, came: Callable[[int], None] = lambda count: None) -> str:
@@ -99,12 +100,15 @@ def checkpoint_sha256(path: Path, came: Callable[[int], None] = lambda count: No
     return name if name is not None and len(name) == 64 else remembered_sha256(path, came)
 
 
-def remembered_sha256(path: Path, came: Callable[[int], None] = lambda count: None) -> str:
+def remembered_sha256(
+    path: Path, came: Callable[[int], None] = lambda count: None, anew: bool = False
+) -> str:
     """Return the SHA-256 of a file's content; that of a large file is remembered until it changes.
 
     Args:
         path: to the file.
         came: as of `sha256_of`; not called where nothing need be read.
+        anew: whether it is read although its sum is remembered.
 
     Raises:
         OSError: it cannot be read.
@@ -116,13 +120,30 @@ def remembered_sha256(path: Path, came: Callable[[int], None] = lambda count: No
     if status.st_size < SMALL:
         return sha256_of(real, came)
     key = [status.st_size, status.st_mtime_ns]
-    entry = recall(SUMS).get(str(real))
-    if isinstance(entry, list) and len(entry) == 3 and entry[:2] == key:
-        return str(entry[2])
-    logger.warning("hashing %s (%.1f GB), once", path, status.st_size / 1e9)
+    if not anew:
+        entry = recall(SUMS).get(str(real))
+        if isinstance(entry, list) and len(entry) == 3 and entry[:2] == key:
+            return str(entry[2])
+        logger.warning("hashing %s (%.1f GB), once", path, status.st_size / 1e9)
     digest = sha256_of(real, came)
-    remember(SUMS, str(real), [*key, digest])
+    remember(SUMS, str(real), [*key, digest], MOST_SUMS)
     return digest
+
+
+def note_sha256(path: Path, digest: str) -> None:
+    """Remember the SHA-256 of a file that was hashed under another name, so that nobody hashes it again.
+
+    Args:
+        path: where it is now.
+        digest: its SHA-256, just computed.
+
+    Raises:
+        OSError: no such file.
+    """
+    real = path.resolve()
+    status = real.stat()
+    if status.st_size >= SMALL:
+        remember(SUMS, str(real), [status.st_size, status.st_mtime_ns, digest], MOST_SUMS)
 
 
 def sha256_by_name(files: Iterable[Path]) -> dict[str, str]:

@@ -115,6 +115,5 @@ def _fetch(name: str, choose: Callable[[Sequence[str]], list[str]], cached: Path
         if cached is not None:  # not known to be whole: what is missing is named when it is looked at
             return cached
         raise InputError(
-            f"{name}: no such folder here, and the hub is out of reach ({type(error).__name__}); give a"
-            " folder or go online"
+            f"{name}: no such folder here, and the hub is out of reach: check the network; {_way_out(name)}"
         ) from None

@@ -3,15 +3,19 @@
 Nothing depends on it: what cannot be read or written is found out again.
 """
 
+import contextlib
 import json
 import logging
 import os
+import secrets
+import threading
 from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 2**24
+_LOCK = threading.Lock()  # to read, change and write is one step for this process's threads
 
 
 def cache_folder() -> Path:
@@ -40,13 +44,16 @@ def remember(file: str, key: str, value: Any, most: int | None = None) -> None:
         most: entries that are kept, the newest.
     """
     path = cache_folder() / file
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        known = recall(file)  # as late as can be: another run may have added to it
-        known.pop(key, None)
-        entries = [*known.items(), (key, value)]
-        temporary = path.with_name(f"{file}.{os.getpid()}")
-        temporary.write_text(json.dumps(dict(entries[-most:] if most else entries)), encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        logger.debug("%s: not written (%s)", path, error)
+    temporary = path.with_name(f"{file}.{secrets.token_hex(8)}")
+    with _LOCK:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            known = recall(file)  # as late as can be: another run may have added to it
+            known.pop(key, None)
+            entries = [*known.items(), (key, value)]
+            temporary.write_text(json.dumps(dict(entries[-most:] if most else entries)), encoding="utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            logger.debug("%s: not written (%s)", path, error)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from checkpoints import places
 from checkpoints.catalogue import GITHUB, HUB, Checkpoint, CheckpointFile
-from checkpoints.hashing import blob_name, digest_of
+from checkpoints.hashing import blob_name, digest_of, note_sha256
 from checkpoints.hub import cached_folder
 from checkpoints.transfer import TransferError, fetch_url, patiently, size_of, status_of
 
@@ -140,8 +140,11 @@ class CkptFile(WantedFile):
         return self._incoming / self.path if not self.url else self._incoming / "part"
 
     def _parts(self) -> list[Path]:
-        # the hub's client gathers a file under a name of its own
-        return [self._part, *self._incoming.rglob("*.incomplete")]
+        parts = [self._part]
+        with contextlib.suppress(OSError):  # the folder is removed meanwhile, by the thread that fetches
+            # the hub's client gathers a file under a name of its own
+            parts += self._incoming.rglob("*.incomplete")
+        return parts
 
     def discard(self) -> None:
         """Remove what has come of it, which is wrong."""
@@ -157,6 +160,7 @@ class CkptFile(WantedFile):
     def _settle(self) -> None:
         self._refuse_wrong(self._part)
         put_into_place(self._part, self.place)
+        note_sha256(self.place, str(self.digest))
         remove_folder(self._incoming)
 
 

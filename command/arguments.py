@@ -57,21 +57,25 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--version", action=_Version, nargs=0, help="say which version this is")
 
     def parse_args(self, args: Sequence[str], namespace: Any = None) -> Any:  # type: ignore[override]
-        """Read the arguments, in any order.
+        """Read the arguments, in any order; what follows ``--`` is taken for no option.
 
         Args:
-            args: as `underscored` returns them.
+            args: as the user gives them: ``-`` may stand for ``_`` in the names of options.
             namespace: to put the values into; a new one where None.
 
         Raises:
             InputError: one is wrong; in one line.
             SystemExit: for ``--help`` and ``--version``.
         """
-        for word in args:  # argparse would take -output_dir for -o with the value utput_dir
+        end = args.index("--") if "--" in args else len(args)
+        words, paths = _underscored(args[:end]), args[end + 1 :]
+        for word in words:  # argparse would take -output_dir for -o with the value utput_dir
             meant = "--" + word[1:].partition("=")[0].replace("-", "_")
             if re.match("-[a-z]", word) and meant in self._option_string_actions:
                 raise InputError(f"there is no option {word}; did you mean {meant}?")
-        options, left = self.parse_known_intermixed_args(args, namespace)
+        if paths:  # argparse goes through twice, and has forgotten the -- when it comes to -odd.jpg
+            words += ["--", *(f"./{path}" if path.startswith("-") else path for path in paths)]
+        options, left = self.parse_known_intermixed_args(words, namespace)
         for word in left:
             if word.startswith("-") and word != "-":
                 name = word.partition("=")[0]
@@ -123,12 +127,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def underscored(arguments: Sequence[str]) -> list[str]:
+def _underscored(arguments: Sequence[str]) -> list[str]:
     """Accept ``-`` for ``_`` in option names: ``--rec-num=4`` as ``--rec_num=4``."""
     result = []
     for argument in arguments:
-        if argument.startswith("--"):
-            name, equals, value = argument.partition("=")
+        name, equals, value = argument.partition("=")
+        if re.fullmatch(r"--[\w-]+", name):  # with a space in it, it is another option's value
             argument = "--" + name[2:].replace("-", "_") + equals + value
         result.append(argument)
     return result

@@ -36,8 +36,3 @@ def is_at_hand(checkpoint: Checkpoint) -> bool:
         return not catalogue.missing_files(checkpoint)
     folder = cached_folder(checkpoint.repository)
     return folder is not None and CHOICES[checkpoint.name].is_whole(folder)
-
-
-def missing(purpose: str) -> list[Checkpoint]:
-    """Return what a purpose (``null``, ``dape``, ``vlm`` or ``all``) needs and is not at hand."""
-    return [one for one in catalogue.needed(purpose) if not is_at_hand(one)]

@@ -86,16 +86,27 @@ class Verdict:
     broken: bool = False
 
 
+def install_command(gpus: Sequence[Gpu], onnx: Sequence[str]) -> str:
+    """Return the command that installs what lacks, and never one onnxruntime beside the other.
+
+    Args:
+        gpus: NVIDIA's.
+        onnx: those of `ONNX` that are installed.
+    """
+    for_gpu = "onnxruntime-gpu" in onnx or (gpus and "onnxruntime" not in onnx)
+    return INSTALL_GPU if for_gpu else INSTALL
+
+
 def verdicts(found: Found) -> list[Verdict]:
     """Say what can run, the embedded network first."""
-    install = INSTALL_GPU if found.gpus and not found.onnx else INSTALL
+    install = install_command(found.gpus, found.onnx)
     embedded = found.torch.problem or found.torch.embedded
     networks = [_of_networks(purpose, found, embedded, install) for purpose in catalogue.PURPOSES]
     return [
         _of_embedded(embedded, install),
         *networks,
         _of_quantized(found, networks[0], install),
-        _of_gpu(found),
+        _of_gpu(found, install),
     ]
 
 
@@ -106,7 +117,7 @@ def _of_embedded(problem: str, install: str) -> Verdict:
 
 def _of_networks(purpose: str, found: Found, embedded: str, install: str) -> Verdict:
     missing = [package for package in PACKAGES[purpose] if package in found.missing]
-    needed = [one for one in catalogue.needed(purpose) if not one.optional]
+    needed = [one for one in catalogue.of_purpose(purpose) if not one.optional]
     absent = [one for one in needed if one in found.absent]
     wrong = [one for one in needed if one in found.wrong]
     if missing:
@@ -115,9 +126,15 @@ def _of_networks(purpose: str, found: Found, embedded: str, install: str) -> Ver
         return Verdict(purpose, "what the embedded network needs is needed here, too", install)
     if found.unknown:
         return Verdict(purpose, found.unknown, install)
+    in_the_way = [one for one in wrong if one.in_ckpt]
+    others = [one for one in wrong if not one.in_ckpt]  # the hub's client fetches these over what is there
     problems = [
         f"{', '.join(one.name for one in ones)} {what}"
-        for ones, what in ((wrong, "wrong (move it away first)"), (absent, "not here"))
+        for ones, what in (
+            (in_the_way, "wrong (move it away first)"),
+            (others, "wrong"),
+            (absent, "not here"),
+        )
         if ones
     ]
     if problems:
@@ -128,8 +145,8 @@ def _of_networks(purpose: str, found: Found, embedded: str, install: str) -> Ver
 def _of_quantized(found: Found, sd3: Verdict, install: str) -> Verdict:
     name = "quantize"
     if len(found.onnx) > 1:
-        way_out = "pip uninstall onnxruntime onnxruntime-gpu, then "
-        return Verdict(name, "onnxruntime and onnxruntime-gpu break each other", way_out + install, True)
+        way_out = f"pip uninstall onnxruntime onnxruntime-gpu, then {install_command(found.gpus, ())}"
+        return Verdict(name, "onnxruntime and onnxruntime-gpu break each other", way_out, True)
     if not found.onnx:
         return Verdict(name, "onnxruntime not installed", install)
     if sd3.why_not:
@@ -139,19 +156,19 @@ def _of_quantized(found: Found, sd3: Verdict, install: str) -> Verdict:
     return Verdict(name)
 
 
-def _of_gpu(found: Found) -> Verdict:
+def _of_gpu(found: Found, install: str) -> Verdict:
     name = "GPU"
     if found.torch.problem:
-        return Verdict(name, "torch does not import", INSTALL)
+        return Verdict(name, "torch does not import", install)
     if found.torch.devices:
         return Verdict(name)
     if not found.gpus:
         return Verdict(name, "none is found; the embedded network needs none")
     runs = newest_cuda(found.gpus)
-    install = f'pip install --force-reinstall "torch{found.torch_versions}"'
-    older = f"{install} --index-url {TORCH_INDEX}"
+    another = f'pip install --force-reinstall "torch{found.torch_versions}"'
+    older = f"{another} --index-url {TORCH_INDEX}"
     if found.torch.cuda is None:
-        command = install if runs == 13 and sys.platform == "linux" else older
+        command = another if runs == 13 and sys.platform == "linux" else older
         return Verdict(name, f"{found.gpus[0].name} is here, and this torch is not built for it", command)
     too_old = why_driver_is_too_old(found.gpus[0].driver, found.torch.cuda)
     if too_old:

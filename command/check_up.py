@@ -7,7 +7,6 @@ is a line of the report. What can be said without torch is said before it is imp
 import logging
 import os
 import platform
-import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,10 +17,11 @@ from checkpoints import catalogue
 from checkpoints.catalogue import Checkpoint
 from checkpoints.hashing import checkpoint_sha256
 from checkpoints.places import CKPT, QUANTIZED
-from command.can_run import INSTALL, ONNX, Found, Torch, Verdict, verdicts
+from command.can_run import ONNX, Found, Torch, Verdict, install_command, verdicts
 from command.console import ALL_DONE, SOME_FAILED, say
 from command.pins import Pin, fits, pins, version_of
 from errors import InputError
+from machine.disk import free_at
 from machine.nvidia import Gpu, nvidia_gpus
 
 if TYPE_CHECKING:
@@ -43,8 +43,9 @@ def check_up(out: Path) -> int:
     _say("python", [f"{platform.python_version()}, {platform.system()} {platform.machine()}"])
     wanted = pins()
     found.missing = [pin.name for pin in wanted if pin.installed is None]
-    _say("packages", _about_packages(wanted))
     found.gpus = nvidia_gpus()
+    found.onnx = [package for package in ONNX if version_of(package) is not None]
+    _say("packages", _about_packages(wanted, install_command(found.gpus, found.onnx)))
     _say("machine", _about_machine(found.gpus))
     _say("disk", _about_disk(out))
     _say("ckpt", _about_checkpoints(found))
@@ -71,12 +72,12 @@ def _in_words(verdict: Verdict) -> str:
     return f"{verdict.name:<10} no: {verdict.why_not}{': ' if verdict.command else ''}{verdict.command}"
 
 
-def _about_packages(wanted: Sequence[Pin]) -> Iterator[str]:
+def _about_packages(wanted: Sequence[Pin], install: str) -> Iterator[str]:
     missing = [pin.name for pin in wanted if pin.installed is None]
     others = [pin for pin in wanted if pin.installed is not None and not fits(pin.installed, pin.versions)]
     yield f"{len(wanted) - len(missing) - len(others)} of {len(wanted)} as they were tested"
     if missing:
-        yield f"not installed: {', '.join(missing)}: {INSTALL}"
+        yield f"not installed: {', '.join(missing)}: {install}"
     for pin in others:
         yield f"{pin.name} {pin.installed}: was not tested, {pin.versions.removeprefix('==')} was"
 
@@ -97,8 +98,7 @@ def _about_machine(gpus: Sequence[Gpu]) -> Iterator[str]:
 
 def _about_disk(out: Path) -> Iterator[str]:
     for what, folder in (("results", out), ("checkpoints", CKPT)):
-        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        yield f"{shutil.disk_usage(existing).free / 1e9:.1f} GB are free for {what}, in {folder}"
+        yield f"{free_at(folder) / 1e9:.1f} GB are free for {what}, in {folder}"
 
 
 def _about_checkpoints(found: Found) -> Iterator[str]:
@@ -197,6 +197,8 @@ def _wrong_model(checkpoint: Checkpoint) -> str:
             check_vlm_folder(checkpoint.repository, None)
     except InputError as error:
         return str(error)
+    except OSError as error:
+        return f"{error.filename or checkpoint.repository} cannot be read ({error.strerror})"
     return ""
 
 
@@ -204,7 +206,6 @@ def _about_quantized(found: Found) -> Iterator[str]:
     from int8.find_parts import read_parts
 
     parts: QuantizedParts = read_parts(QUANTIZED)
-    found.onnx = [package for package in ONNX if version_of(package) is not None]
     found.quantized, found.broken_parts = len(parts.records), list(parts.refused.values())
     yield f"{', '.join(parts.records) or 'no part'} in {QUANTIZED}"
     for why in found.broken_parts:

@@ -11,6 +11,7 @@ from machine import interrupts
 from machine.terminal import TERMINAL, open_closed_streams
 
 ALL_DONE, SOME_FAILED, BAD_INPUT = 0, 1, 2
+LONGEST = 300  # characters of a message
 
 
 def run_command(
@@ -71,9 +72,11 @@ def say(text: str, error: bool = False) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def shortened(text: str, most: int = 300) -> str:
+def shortened(text: str) -> str:
     """Cut the middle out of a text that is longer than a message should be."""
-    return text if len(text) <= most else f"{text[: most * 3 // 5]} ... {text[5 - most * 2 // 5 :]}"
+    if len(text) <= LONGEST:
+        return text
+    return f"{text[: LONGEST * 3 // 5]} ... {text[5 - LONGEST * 2 // 5 :]}"
 
 
 def printable(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from checkpoints.catalogue import CATALOGUE, how_to_get
 from checkpoints.hub import SD3_NAME
 from checkpoints.places import DAPE, QUANTIZED, RAM, RAM_TAGS, RAM_THRESHOLDS, SR_LORA, SR_VAE
-from command.arguments import matched, underscored
+from command.arguments import matched
 from command.films import film_settings
 from command.look import decide_texture, decide_tile_prompts, decide_where
 from command.options import build_parser
@@ -59,9 +59,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     Raises:
         InputError: values that cannot go together, or files that are not there.
-        SystemExit: for ``--help``, and (code 2) for arguments that argparse refuses.
+        SystemExit: for ``--help`` and ``--version``.
     """
-    options = build_parser().parse_args(underscored(arguments))
+    options = build_parser().parse_args(arguments)
     if not options.check:
         check(options)
         decide(options)
@@ -72,6 +72,16 @@ def chain_settings(options: argparse.Namespace) -> ChainSettings:
     """Return what the options say of the chain."""
     fields = (field.name for field in dataclasses.fields(ChainSettings))
     return ChainSettings(**{name: getattr(options, name) for name in fields})
+
+
+def group_size(options: argparse.Namespace, settings: ChainSettings) -> int:
+    """Return how many pictures go through a scale together."""
+    if settings.full_image:  # they are of any size
+        return 1
+    if options.efficient_memory:
+        return settings.group
+    at_once = options.vlm_requests if options.vlm_url is not None else 1
+    return max(options.batch_size, min(at_once, settings.group))
 
 
 def tiles(options: argparse.Namespace) -> Tiles:

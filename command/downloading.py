@@ -27,8 +27,8 @@ from checkpoints.wanted import (
 )
 from command.at_hand import CHOICES
 from command.console import ALL_DONE, SOME_FAILED, say
-from command.space import space_free
 from errors import InputError
+from machine.disk import existing, free_at
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +83,8 @@ def download(purpose: str, mirror: str | None, jobs: int, quiet: bool) -> int:
     Raises:
         InputError: not enough room on the disk, or another download is at work.
     """
-    with _alone():
-        stock = take_stock(catalogue.needed(purpose), mirror, jobs)
+    with alone():
+        stock = take_stock(catalogue.of_purpose(purpose), mirror, jobs)
         if stock.missing:
             if not quiet:
                 _announce(stock.missing)
@@ -102,8 +102,12 @@ def download(purpose: str, mirror: str | None, jobs: int, quiet: bool) -> int:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Keep a second download away: both would fetch the same."""
+def alone() -> Iterator[None]:
+    """Keep a second download away: both would fetch the same.
+
+    Raises:
+        InputError: another one is at work.
+    """
     places.CKPT.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(places.INCOMING.with_suffix(".lock"), blocking=False):
@@ -199,17 +203,21 @@ def refuse_too_little_space(files: Iterable[WantedFile]) -> None:
         folders[places.CKPT if file.checkpoint.in_ckpt else file.place.parent].append(file)
     needed: dict[int, int] = defaultdict(int)
     where: dict[int, Path] = {}
+    of_the_hub: set[int] = set()  # disks that files of the hub's cache go to
     for folder, group in folders.items():
-        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        disk = existing.stat().st_dev
+        there = existing(folder)
+        disk = there.stat().st_dev
         needed[disk] += sum(max(0, (file.size or 0) - file.came()) for file in group)
-        where.setdefault(disk, existing)
+        where.setdefault(disk, there)
+        if any(not file.checkpoint.in_ckpt for file in group):
+            of_the_hub.add(disk)
     for disk, size in needed.items():
-        free = space_free(where[disk])
+        free = free_at(where[disk])
         if size + min(SPARE, size) > free:
+            elsewhere = ", or let the hub's cache lie on another disk (HF_HOME)" if disk in of_the_hub else ""
             raise InputError(
-                f"{where[disk]}: {gigabytes(free)} are free, {gigabytes(size)} are to come: make room, or "
-                "let the hub's cache lie on another disk (HF_HOME)"
+                f"{where[disk]}: {gigabytes(free)} are free, {gigabytes(size)} are to come: "
+                f"make room{elsewhere}"
             )
 
 

@@ -16,13 +16,14 @@ from typing import Any
 
 from checkpoints.remembered import recall, remember
 from command.parts import Parts
+from command.progress import duration
 from errors import PictureError
 from machine.overlap import THREADS
 from results.pictures import Source
 from results.resume import Records, waiting
 from results.run_report import PictureRecord, StepRecord
 from zoom.settings import ChainSettings
-from zoom.window import Route, plan_route
+from zoom.window import plan_route_either_way
 
 SPEEDS, MOST_SPEEDS = "speeds.json", 200
 # What of the chain's settings says where it looks, or what is in a picture, and not how long a step takes
@@ -66,19 +67,13 @@ def work_left(settings: ChainSettings, sources: Sequence[Source], earlier: Recor
     done = {record.id: record.steps_done for record in earlier.values()}
     steps, network, saving = 0, 0.0, 0.0
     for source in waiting(sources, earlier):
-        for step in _route(settings, source).steps[done.get(source.id, 0) :]:
+        route = plan_route_either_way(settings, source.size, source.center)
+        for step in route.steps[done.get(source.id, 0) :]:
             megapixels = step.size[0] * step.size[1] / 1e6
             saving += megapixels
             if step.made != "real" and not settings.resizes_only:
                 steps, network = steps + 1, network + megapixels
     return Work(steps, network, saving)
-
-
-def _route(settings: ChainSettings, source: Source) -> Route:
-    try:
-        return plan_route(settings, source.size, source.center)
-    except PictureError:  # it is as stored: EXIF turns it
-        return plan_route(settings, source.size[::-1], source.center)
 
 
 def seconds_of(work: Work, speed: Speed) -> float:
@@ -203,19 +198,6 @@ def _tried(options: Namespace, settings: ChainSettings, parts: Parts) -> Speed |
     return Speed(again * seconds / (size[0] * size[1] / 1e6), 0.0, "one step was tried")
 
 
-def in_words(seconds: float) -> str:
-    """Say how long something takes, as nearly as is known."""
-    if seconds < 10:
-        return f"{max(seconds, 0.1):.1f} s"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    for unit, length in (("minutes", 60), ("hours", 3600), ("days", 86400)):
-        count = seconds / length
-        if count < (90 if unit == "minutes" else 48) or unit == "days":
-            break
-    return f"{count:.0f} {unit}" if count >= 10 else f"{count:.1f} {unit}"
-
-
 def time_line(work: Work, speed: Speed | None) -> str:
     """Say how long the work takes, and how that is known."""
     if not work.saving:
@@ -224,8 +206,8 @@ def time_line(work: Work, speed: Speed | None) -> str:
         return "not known: no such run was made on this machine yet"
     of = ""
     if work.steps:
-        each = in_words(speed.network * work.network / work.steps)
+        each = duration(speed.network * work.network / work.steps)
         of = (
             f"1 step; {speed.basis}" if work.steps == 1 else f"{work.steps} steps, {each} each; {speed.basis}"
         )
-    return f"about {in_words(seconds_of(work, speed))} ({of or speed.basis})"
+    return f"about {duration(seconds_of(work, speed))} ({of or speed.basis})"

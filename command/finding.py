@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from command.console import say
-from results.pictures import Found, find_pictures
+from results.pictures import FoundPictures, find_pictures
 from results.reading import ANIMATED, PAGES, SEVERAL
 
 log = logging.getLogger(__name__)
@@ -15,7 +15,10 @@ MOST_NAMES = 3
 _TAKEN = {
     ANIMATED: ("is animated: its first frame is taken", "are animated: their first frames are taken"),
     PAGES: ("has several pages: its first is taken", "have several pages: their first ones are taken"),
-    SEVERAL: ("holds several pictures: the main is taken", "hold several pictures: the main taken"),
+    SEVERAL: (
+        "holds several pictures: the main one is taken",
+        "hold several pictures: their main ones are taken",
+    ),
 }
 
 
@@ -25,7 +28,7 @@ def find(
     leave_out: Collection[Path],
     quiet: bool,
     takes: Callable[[str], bool],
-) -> Found:
+) -> FoundPictures:
     """Find pictures; say which of their files hold more than one, and how many others were skipped.
 
     Args:

@@ -25,6 +25,7 @@ from command.ray_cluster import first_line, share_out
 from command.ray_worker import Answer, Job, Worker
 from command.space import plan_of
 from errors import InputError, PictureError
+from results.pictures import Source
 from results.resume import forget_what_has_changed
 from results.run_report import PictureRecord
 from zoom.chain import Chain
@@ -36,13 +37,17 @@ RETRIES = 1  # an actor that dies twice at the same picture is no accident
 LOST = PictureError("its actor died whenever it was tried: out of memory? With -v, Ray says what it knows")
 
 
-def needs(options: Namespace, parts: Parts) -> tuple[int, int]:
-    """Return the GPUs, and the bytes of CPU memory, that an actor needs by the plan."""
+def needs(options: Namespace, parts: Parts, sources: Sequence[Source]) -> tuple[int, int]:
+    """Return the GPUs, and the bytes of CPU memory, that an actor needs by the plan.
+
+    Args:
+        options, parts, sources: see `command.space.plan_of`.
+    """
     if parts.machine is None:
         return 0, 0
     residency = parts.machine.residency
     gpus = {str(one.device) for one in residency.components.values() if one.device.type == "cuda"}
-    peaks = plan_of(options, parts).peaks
+    peaks = plan_of(options, parts, sources).peaks
     return len(gpus), sum(peak for device, peak in peaks.items() if device not in gpus)
 
 
@@ -53,14 +58,22 @@ class ChainOnRay(Chain):
         options: of the command.
         described: what decides the pixels, see `command.zooming.describe`.
         parts: as this process would use them; nothing of them is loaded.
+        sources: the pictures.
         arguments: as for `Chain`.
     """
 
     def __init__(
-        self, options: Namespace, described: dict[str, Any], parts: Parts, *arguments: Any, **named: Any
+        self,
+        options: Namespace,
+        described: dict[str, Any],
+        parts: Parts,
+        sources: Sequence[Source],
+        *arguments: Any,
+        **named: Any,
     ) -> None:
         super().__init__(*arguments, **named)
         self._options, self._described, self._parts = options, described, parts
+        self._needs = needs(options, parts, sources)
 
     def run(
         self, pictures: Sequence[PictureRecord], group_size: int = 1
@@ -122,7 +135,7 @@ class ChainOnRay(Chain):
         if not self._options.verbose:  # every group that is given up has its page of traceback
             logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
-        share = share_out(machines, *needs(self._options, self._parts), len(groups), self._options.ray_actors)
+        share = share_out(machines, *self._needs, len(groups), self._options.ray_actors)
         log.info("%d actors, each with %d cores and %d GPUs", share.actors, share.cores, share.gpus)
         items = [{"group": pickle.dumps(group)} for group in groups]
         with warnings.catch_warnings(action="ignore"):  # there is no other way yet to say max_restarts
@@ -144,7 +157,7 @@ class ChainOnRay(Chain):
         """Return what actors are told; the plan of this machine says what they compute on."""
         options = copy.copy(self._options)
         if self._parts.machine is not None:
-            gpus, _ = needs(self._options, self._parts)  # not those of a worker that Ray has given none
+            gpus, _ = self._needs  # not those of a worker that Ray has given none
             options.device = "auto" if gpus > 1 else self._parts.machine.devices.sr.type
         return Job(options, self.fixed_prompts, self._described, Path.cwd(), logging.getLogger().level)
 

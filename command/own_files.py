@@ -8,7 +8,7 @@ from pathlib import Path
 
 from checkpoints import catalogue, places
 from checkpoints.catalogue import Checkpoint
-from checkpoints.hashing import digest_of
+from checkpoints.hashing import digest_of, note_sha256
 from checkpoints.hub import cached_folder
 from checkpoints.transfer import TransferError, explain
 from checkpoints.wanted import (
@@ -23,7 +23,7 @@ from checkpoints.wanted import (
 )
 from command.at_hand import CHOICES, is_at_hand
 from command.console import ALL_DONE, SOME_FAILED, say
-from command.downloading import gigabytes
+from command.downloading import alone, gigabytes
 from errors import InputError, OutputError
 
 MOST_FOLDERS = 10_000  # that are searched for files somebody already has
@@ -31,7 +31,7 @@ MOST_FOLDERS = 10_000  # that are searched for files somebody already has
 
 def list_all(purpose: str) -> int:
     """Say of each checkpoint whether it is here, what it is for, how large, where from and on which terms."""
-    for one in catalogue.needed(purpose):
+    for one in catalogue.of_purpose(purpose):
         here = "here" if is_at_hand(one) else "missing"
         gated = ", gated" if one.gated else ""
         optional = ", optional" if one.optional else ""
@@ -58,7 +58,7 @@ def verify(purpose: str, quiet: bool = False) -> int:
         0 where everything that the purpose needs is here as published, else 1.
     """
     bad = 0
-    for checkpoint in catalogue.needed(purpose):
+    for checkpoint in catalogue.of_purpose(purpose):
         files = _files_here(checkpoint)
         if not is_at_hand(checkpoint) and not checkpoint.in_ckpt:
             bad += 1
@@ -68,11 +68,17 @@ def verify(purpose: str, quiet: bool = False) -> int:
             try:
                 state = file.state(anew=True)
             except OSError as error:
-                raise InputError(f"{file.label}: cannot be read ({error.strerror})") from None
-            bad += state is not State.RIGHT
+                bad += 1
+                say(f"{file.label}: cannot be read ({error.strerror})", error=True)
+                continue
+            bad += state is not State.RIGHT and not _can_be_done_without(file, state)
             if state is not State.RIGHT or not quiet:
                 say(f"{state.value}: {file.label}", error=state is not State.RIGHT)
     return SOME_FAILED if bad else ALL_DONE
+
+
+def _can_be_done_without(file: WantedFile, state: State) -> bool:
+    return state is State.MISSING and file.checkpoint.optional
 
 
 def _files_here(checkpoint: Checkpoint) -> list[WantedFile]:
@@ -103,17 +109,22 @@ def take_from(folder: Path, purpose: str, quiet: bool = False) -> int:
         0 where everything that the purpose needs is here now, else 1.
 
     Raises:
-        InputError: no such folder.
+        InputError: no such folder, or a download is at work.
         OutputError: a file cannot be written.
     """
     if not folder.is_dir():
         raise InputError(f"--from {folder}: no such folder")
-    needed = catalogue.needed(purpose)
-    files = [ckpt_file(one, file) for one in needed for file in one.files]
+    with alone():
+        return _take_all(folder, purpose, quiet)
+
+
+def _take_all(folder: Path, purpose: str, quiet: bool) -> int:
+    wanted = catalogue.of_purpose(purpose)
+    files = [ckpt_file(one, file) for one in wanted for file in one.files]
     states = {file: file.state() for file in files}
     missing = {file for file, state in states.items() if state is State.MISSING}
     wrong = [file for file, state in states.items() if state is State.WRONG]
-    models = {one for one in needed if not one.in_ckpt and not is_at_hand(one)}
+    models = {one for one in wanted if not one.in_ckpt and not is_at_hand(one)}
     for place, names in _folders(folder):
         for file in [one for one in missing if one.place.name in names]:
             if _take(place / file.place.name, file):
@@ -126,6 +137,7 @@ def take_from(folder: Path, purpose: str, quiet: bool = False) -> int:
                 say(f"{model.name} is in {place}: use it from there, with {model.option} {place}")
     for file in wrong:
         say(f"{file.label} is there, but is {State.WRONG.value}: move it away, then take it", error=True)
+    missing = {file for file in missing if not _can_be_done_without(file, State.MISSING)}
     for file in sorted(missing, key=lambda one: one.label):
         say(f"not found in {folder}: {file.label}", error=True)
     for model in models:
@@ -142,9 +154,12 @@ def _folders(folder: Path) -> Iterator[tuple[Path, set[str]]]:
         if number == MOST_FOLDERS:
             say(f"{folder}: more than {MOST_FOLDERS} folders; give the one that holds the files", error=True)
             return
+        if Path(place).resolve() == places.CKPT.resolve():  # what downloads gather, and int8 parts
+            folders[:] = [
+                name for name in folders if name not in (places.INCOMING.name, places.QUANTIZED.name)
+            ]
         folders.sort()
-        if Path(place).resolve() != places.CKPT.resolve():
-            yield Path(place), set(names)
+        yield Path(place), set(names)
 
 
 def _take(found: Path, file: CkptFile) -> bool:
@@ -168,6 +183,7 @@ def _take(found: Path, file: CkptFile) -> bool:
             if digest_of(part, str(file.digest), anew=True) != file.digest:
                 raise OSError(errno.EIO, "the copy differs") from None
         put_into_place(part, file.place)
+        note_sha256(file.place, str(file.digest))
     except OSError as error:
         raise OutputError.of(file.place, error) from None
     finally:

@@ -13,10 +13,10 @@ from command.space import (
     plan_of,
     refuse_too_little_memory,
     refuse_too_little_space,
-    space_free,
     space_needed,
 )
 from errors import InputError, refuse
+from machine.disk import free_at
 from results.output_tree import VIDEO
 from results.pictures import Failure, Source
 from results.resume import Records, waiting
@@ -52,7 +52,7 @@ def print_plan(
     width, height = settings.process_size
     left = waiting(sources, earlier)
     out = options.output_dir
-    disk, free = space_needed(settings, left, options.save), space_free(out)
+    disk, free = space_needed(settings, left, options.save), free_at(out)
     counts = len(left), len(sources) - len(left), len(unreadable)
     say("pictures   {} to zoom into, {} done, {} that cannot be used".format(*counts))
     for failure in unreadable:
@@ -67,7 +67,7 @@ def print_plan(
         heading = "models" if plan.rows else "memory"
         say(f"{'' if number else heading:<11}{line}")
     if options.ray is not None:
-        gpus, memory = needs(options, parts)
+        gpus, memory = needs(options, parts, sources)
         say(
             f"ray        {gpus} GPUs and {memory / 1e9:.1f} GB of CPU memory an actor; nothing is started now"
         )

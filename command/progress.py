@@ -146,9 +146,11 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
 
 
 def duration(seconds: float) -> str:
-    """Say how long something takes, in two units at most: ``2 h 10 min``."""
-    if seconds < 60:
-        return f"{max(1, round(seconds))} s"
+    """Say how long something takes, in two units at most: ``2.5 s``, ``75 s``, ``2 h 10 min``."""
+    if seconds < 10:
+        return f"{max(seconds, 0.1):.1f} s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     if minutes < 60:
         return f"{minutes} min"

@@ -74,7 +74,7 @@ def gpus_of(per_process: int | None, environment: Mapping[str, str] = os.environ
     return range(first, first + (per_process or 1))
 
 
-def exit_code_of_shard(shard: Shard | None, code: int, environment: Mapping[str, str] = os.environ) -> int:
+def exit_code_of_shard(shard: Shard | None, code: int) -> int:
     """Return the exit code of a process: under torchrun, a shard ends well also where pictures failed.
 
     torchrun takes any other code for a broken worker, and ends all others. Which pictures failed was said.
@@ -82,9 +82,8 @@ def exit_code_of_shard(shard: Shard | None, code: int, environment: Mapping[str,
     Args:
         shard: of the process.
         code: of the run.
-        environment: of the process.
     """
-    of_torchrun = shard is not None and "TORCHELASTIC_RUN_ID" in environment
+    of_torchrun = shard is not None and "TORCHELASTIC_RUN_ID" in os.environ
     return ALL_DONE if of_torchrun and code == SOME_FAILED else code
 
 

@@ -6,16 +6,16 @@ short now, as other programs have it, is warned of.
 
 import logging
 import math
-import shutil
 import stat
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from command.arguments import AUTO
-from command.decide import chain_settings
+from command.decide import chain_settings, group_size
 from command.parts import Parts
 from errors import InputError
+from machine.disk import free_at
 from machine.memory import MemoryPlan, plan_memory, room_on
 from results.output_tree import OURS
 from results.pictures import Source
@@ -36,7 +36,7 @@ WHOLE_BYTES = 24  # the same of whole pictures, whose colours are held tile by t
 FLOATS = {"adain": 40, "wavelet": 80}  # more, where colours are held in floating point at a state's size
 
 
-def decide_batch_size(options: Namespace, parts: Parts, sources: Sequence[Source] = ()) -> None:
+def decide_batch_size(options: Namespace, parts: Parts, sources: Sequence[Source]) -> None:
     """Put what ``--batch_size auto`` stands for into its place: as many pictures as are sure to fit.
 
     On the CPU that is one: batches take memory there, and bring the SR networks next to nothing.
@@ -52,24 +52,14 @@ def decide_batch_size(options: Namespace, parts: Parts, sources: Sequence[Source
     for size in range(MOST_BY_ITSELF, 1, -1):
         options.batch_size = parts.machine.batches.size = size
         if all(
-            peak <= room_on(device).free for device, peak in plan_of(options, parts, sources).peaks.items()
+            peak <= room_on(device).free for device, peak in plan_of(options, parts, sources).taken.items()
         ):
             log.info("batches of %d: what the plan finds room for", size)
             return
     options.batch_size = parts.machine.batches.size = 1
 
 
-def group_size(options: Namespace, settings: ChainSettings) -> int:
-    """Return how many pictures go through a scale together."""
-    if settings.full_image:  # they are of any size
-        return 1
-    if options.efficient_memory:
-        return settings.group
-    at_once = options.vlm_requests if options.vlm_url is not None else 1
-    return max(options.batch_size, min(at_once, settings.group))
-
-
-def plan_of(options: Namespace, parts: Parts, sources: Sequence[Source] = ()) -> MemoryPlan:
+def plan_of(options: Namespace, parts: Parts, sources: Sequence[Source]) -> MemoryPlan:
     """Return what a run takes of each device's memory.
 
     Args:
@@ -92,7 +82,7 @@ def plan_of(options: Namespace, parts: Parts, sources: Sequence[Source] = ()) ->
     return parts.machine.residency.plan(options.batch_size, side, pictures)
 
 
-def refuse_too_little_memory(options: Namespace, parts: Parts, sources: Sequence[Source] = ()) -> None:
+def refuse_too_little_memory(options: Namespace, parts: Parts, sources: Sequence[Source]) -> None:
     """Refuse what no device here has the memory for; warn where it is only short now.
 
     Args:
@@ -104,7 +94,7 @@ def refuse_too_little_memory(options: Namespace, parts: Parts, sources: Sequence
     if options.ray is not None:  # the machines of the cluster do the work
         return
     plan = plan_of(options, parts, sources)
-    for device, peak in plan.peaks.items():
+    for device, peak in plan.taken.items():
         room = room_on(device)
         needs = f"about {peak / 1e9:.1f} GB"
         if peak > room.total and not _helped_by_smaller_batches(options, parts, sources, device, room.total):
@@ -129,7 +119,7 @@ def _helped_by_smaller_batches(
     if device == "cpu" or options.batch_size == 1:  # the system rather kills who takes too much
         return False
     alone = Namespace(**{**vars(options), "batch_size": 1})
-    return plan_of(alone, parts, sources).peaks[device] <= total
+    return plan_of(alone, parts, sources).taken[device] <= total
 
 
 def _way_out(options: Namespace, parts: Parts, sources: Sequence[Source], device: str) -> str:
@@ -141,7 +131,8 @@ def _way_out(options: Namespace, parts: Parts, sources: Sequence[Source], device
         for component in (parts.machine.residency.components.values() if parts.machine else ())
         if component.size and str(component.device) == device
     )
-    pictures = plan_of(options, Parts(), sources).peaks.get("cpu", 0) if device == "cpu" else 0
+    of_cpu = device in ("cpu", "mps")
+    pictures = plan_of(options, Parts(), sources).peaks.get("cpu", 0) if of_cpu else 0
     if weights < pictures:
         return "take a smaller --rec_num, or --box" if options.full_image else "take a smaller --process_size"
     big = options.backbone == "sd3" or options.prompt_type != "null"
@@ -182,12 +173,6 @@ def _pixels_at(settings: ChainSettings, source: Source) -> list[int]:
     return [int(pixels * settings.upscale ** (2 * step)) for step in range(settings.rec_num + 1)]
 
 
-def space_free(folder: Path) -> int:
-    """Return the bytes that are free where a folder is, or will be."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(existing).free
-
-
 def refuse_too_little_space(
     options: Namespace, sources: Sequence[Source], earlier: Callable[[], Records]
 ) -> None:
@@ -202,7 +187,7 @@ def refuse_too_little_space(
         InputError: with both numbers, and the way out.
     """
     settings, folder = chain_settings(options), options.output_dir
-    needed, free = space_needed(settings, sources, options.save), space_free(folder)
+    needed, free = space_needed(settings, sources, options.save), free_at(folder)
     if needed > free:
         sources = waiting(sources, earlier())
         needed = space_needed(settings, sources, options.save)

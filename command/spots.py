@@ -12,7 +12,7 @@ from results.pictures import Failure, Source
 from results.reading import read_picture
 from results.spots_file import Spot, read_spots, spots_csv
 from zoom.settings import ChainSettings
-from zoom.window import plan_route
+from zoom.window import plan_route_either_way
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def with_detail(
 
     Args:
         options: as `command.decide.parse` returns them.
-        tree: where the proposals are written.
+        tree: where the proposals are written, proven writable.
         sources: the pictures found.
 
     Returns:
@@ -112,13 +112,10 @@ def leave_out_what_cannot_be_zoomed_into(
     left, failures = [], []
     for source in sources:
         try:
-            plan_route(settings, source.size)
+            plan_route_either_way(settings, source.size)
         except PictureError as error:
-            try:  # the size is that as stored: EXIF may turn it
-                plan_route(settings, source.size[::-1])
-            except PictureError:
-                failures.append(Failure(source.label, str(error)))
-                continue
+            failures.append(Failure(source.label, str(error)))
+            continue
         left.append(source)
     if not left:
         reasons = "; ".join(f"{failure.label}: {failure.reason}" for failure in failures)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from checkpoints.hub import VLM_NAME
-from command.arguments import Help, at_least, underscored
+from command.arguments import Parser, at_least
 from errors import InputError
 from training.settings import QUESTIONS, SCHEDULES, TrainingSettings
 
@@ -41,14 +41,13 @@ WEIGHT_HELP = {
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Describe every option of the command."""
-    parser = argparse.ArgumentParser(
-        prog="train_prompt_extractor.py",
-        description="Train the VLM that prompts each step, with GRPO and a critic that sees both pictures.",
-        epilog=EPILOG,
-        formatter_class=Help,
-        allow_abbrev=False,
+    parser = Parser(
+        "train_prompt_extractor.py",
+        "-i PATH [PATH ...] [options]",
+        "Train the VLM that prompts each step, with GRPO and a critic that sees both pictures.",
+        EPILOG,
     )
     _data(parser)
     _results(parser)
@@ -299,9 +298,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     Raises:
         InputError: values that cannot go together, or files that are not there.
-        SystemExit: for ``--help``, and (code 2) for arguments that argparse refuses.
+        SystemExit: for ``--help`` and ``--version``.
     """
-    options = build_parser().parse_args(underscored(arguments))
+    options = build_parser().parse_args(arguments)
     check(options)
     return options
 

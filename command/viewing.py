@@ -27,7 +27,7 @@ def filled_folder(folder: Path) -> "Iterator[OutputTree]":
     from results.output_tree import OutputTree
 
     tree = OutputTree(folder)
-    tree.prepare()
+    tree.prove_writable()
     with tree.lock() as entered:
         if entered.was_killed:
             tree.sweep()

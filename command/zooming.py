@@ -7,16 +7,16 @@ import json
 import logging
 import platform
 from argparse import Namespace
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
 
 from command.console import ALL_DONE, SOME_FAILED, say
+from command.decide import group_size
 from command.parts import Parts
 from command.progress import Progress
 from command.sharding import before_lines
-from command.space import group_size
 from command.viewing import say_where_to_look
 from errors import FileRefused
 from machine.overlap import THREADS, Overlap
@@ -98,10 +98,7 @@ def zoom_all(
     """
     report.pictures |= {record.name: record for record in records}
     report.unreadable = list(unreadable)
-    for failure in unreadable:  # perhaps it was a picture once
-        for record in report.pictures.values():
-            if record.picture_label == failure.label:
-                record.status, record.failure = "failed", failure.reason
+    _fail_unreadable(report.pictures.values(), unreadable)
     tree = report.tree
     if tree.shard is None:
         warn_of_idle_prompts(settings, fixed_prompts, {record.label for record in records})
@@ -156,6 +153,15 @@ def zoom_all(
     for label, reason in failed:
         say(f"failed: {label}: {reason}", error=True)
     return ALL_DONE if written and not failed and not page.left_out else SOME_FAILED
+
+
+def _fail_unreadable(records: Iterable[PictureRecord], unreadable: Sequence[Failure]) -> None:
+    """Note of what was a picture once, and its spots, that it cannot be read any more."""
+    reasons = {failure.label: failure.reason for failure in unreadable}
+    for record in records:
+        reason = reasons.get(record.picture_label)
+        if reason is not None:
+            record.status, record.failure = "failed", reason
 
 
 def _follow(

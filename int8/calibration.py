@@ -100,13 +100,14 @@ class Calibration:
         }
 
 
-def read_calibration(path: Path | None, samples: int) -> Calibration:
+def read_calibration(path: Path | None, samples: int, text_only: bool = False) -> Calibration:
     """Collect calibration data.
 
     Args:
         path: a text file of prompts (one a line), a folder of pictures, or a finished run's output folder
             (its SR inputs and prompts); None takes the built-in prompts and ``samples/``.
         samples: number of prompts, and of pictures, to calibrate with; fewer where there are not so many.
+        text_only: only prompts are wanted of a run.
 
     Raises:
         InputError: nothing there, or nothing of use in it.
@@ -117,8 +118,14 @@ def read_calibration(path: Path | None, samples: int) -> Calibration:
         if path.is_file():
             prompts = read_lines(path)
         elif (path / "per-sample").is_dir():
-            pictures = _of_run(path)
-            prompts = list(dict.fromkeys(one.prompt for one in pictures if one.prompt)) or built_in
+            pictures = _of_run(path) or None
+            if pictures is None and not text_only:
+                raise InputError(
+                    f"--calibration_data {path}: a run without SR inputs (per-sample/NAME/K_input.png); take"
+                    " one of --rec_type recursive or recursive_multiscale, without --save states"
+                )
+            said = [one.prompt for one in pictures or ()] or _prompts_of_run(path)
+            prompts = list(dict.fromkeys(filter(None, said))) or built_in
         elif path.is_dir():
             pictures = _of_folder(path, built_in)
         else:
@@ -151,6 +158,18 @@ def read_lines(path: Path) -> list[str]:
     return list(dict.fromkeys(prompts))
 
 
+def _prompts_of_run(folder: Path) -> list[str]:
+    from results.joining import known_report
+
+    try:
+        report = known_report(folder)
+    except InputError as error:
+        raise InputError(f"--calibration_data {error}") from None
+    pictures = report.pictures.values() if report else ()
+    steps = [step for picture in pictures for step in picture.steps]
+    return [text or "" for step in steps for text in (step.prompt, *(tile.prompt for tile in step.tiles))]
+
+
 def _of_run(folder: Path) -> list[SRInput]:
     found = []
     for file in sorted((folder / "per-sample").rglob("*_input.png")):
@@ -162,11 +181,6 @@ def _of_run(folder: Path) -> list[SRInput]:
             except (OSError, UnicodeDecodeError):
                 raise InputError(f"--calibration_data: {text} is no text in UTF-8") from None
             found.append(SRInput(file, prompt, ready=True))
-    if not found:
-        raise InputError(
-            f"--calibration_data {folder}: a run without SR inputs (per-sample/NAME/K_input.png); take one of"
-            " --rec_type recursive or recursive_multiscale"
-        )
     return found
 
 

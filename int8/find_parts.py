@@ -18,6 +18,7 @@ Imports neither torch nor onnxruntime.
 """
 
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,7 +136,8 @@ def read_record(folder: Path, component: str) -> dict[str, Any]:
     """
     path = folder / RECORD
     try:
-        if path.stat().st_size > MAX_RECORD:
+        status = path.stat()
+        if status.st_size > MAX_RECORD or not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
             raise ValueError
         record = json.loads(path.read_text(encoding="utf-8"))
         files = {
@@ -158,7 +160,11 @@ def read_record(folder: Path, component: str) -> dict[str, Any]:
                 f"{file} is damaged: it has {file.stat().st_size:,} bytes and not as many as recorded"
             )
     for name, (_, sha256) in files.items():
-        if checkpoint_sha256(folder / name) != sha256:
+        try:
+            digest = checkpoint_sha256(folder / name)
+        except OSError as error:
+            raise InputError(f"{folder / name} cannot be read ({error.strerror})") from None
+        if digest != sha256:
             raise InputError(f"{folder / name} is damaged: its SHA-256 is not the recorded one")
     return record
 

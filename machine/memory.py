@@ -1,7 +1,8 @@
 """What a run takes of each device's memory, computed beforehand; and how to tell that memory is full."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,14 @@ class MemoryPlan:
             lines.append(f"waiting in CPU memory, where there is room: up to {self.waiting / 1e9:.1f} GB")
         return "\n".join(lines)
 
+    @property
+    def taken(self) -> dict[str, int]:
+        """What `peaks` take of each memory: an Apple GPU has the CPU's, and there the two are one sum."""
+        taken = dict(self.peaks)
+        if "mps" in taken:
+            taken["mps"] += taken.pop("cpu", 0)
+        return taken
+
 
 def plan_memory(
     components: Mapping[str, tuple[Size | None, str]],
@@ -132,7 +141,8 @@ class Room:
 def room_on(device: str) -> Room:
     """Return the memory of a device; an Apple GPU has the CPU's.
 
-    What the CPU has includes swap, and is bounded by what a container or a batch system allows.
+    What the CPU has includes swap, and is bounded by what a container or a batch system allows; what is free
+    does not.
     """
     import psutil
 
@@ -141,18 +151,35 @@ def room_on(device: str) -> Room:
 
         free, total = torch.cuda.mem_get_info(torch.device(device))
         return Room(total, free)
-    memory = psutil.virtual_memory()
-    allowed = min(_allowed(), memory.total)
-    return Room(allowed + psutil.swap_memory().total, min(allowed, memory.available))
+    memory, swap, allowed = psutil.virtual_memory(), psutil.swap_memory().total, _allowed()
+    total = min(memory.total, allowed.memory) + min(swap, allowed.swap)
+    return Room(int(min(total, allowed.both)), int(min(memory.available, allowed.free)))
 
 
-def _allowed(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """Return the bytes of memory that control groups leave to this process; infinite without any (Linux)."""
-    limits = [float("inf")]
+@dataclass(frozen=True)
+class _Allowed:
+    """What control groups leave to this process, in bytes; infinite where they limit nothing.
+
+    Attributes:
+        memory: of it.
+        free: what of that nothing in the group takes yet.
+        swap: beside it.
+        both: memory and swap together, which the first kind of control groups limits.
+    """
+
+    memory: float = math.inf
+    free: float = math.inf
+    swap: float = math.inf
+    both: float = math.inf
+
+
+def _allowed(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> _Allowed:
+    """Return the least of what control groups leave, from that of this process to the top (Linux)."""
     try:
         lines = own.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
-        return limits[0]
+        return _Allowed()
+    groups = [_Allowed()]
     for line in lines:
         _, kind, place = [*line.split(":", 2), "", ""][:3]
         if kind not in ("", "memory"):
@@ -162,18 +189,49 @@ def _allowed(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/sel
         for folder in (inner, *inner.parents):
             if not folder.is_relative_to(top):
                 break
-            limits += _limit(folder / ("memory.limit_in_bytes" if kind else "memory.max"))
-    return min(limits)
+            groups.append(_first_kind(folder) if kind else _second_kind(folder))
+    return _Allowed(*(min(of_all) for of_all in zip(*map(astuple, groups), strict=True)))
 
 
-def _limit(file: Path) -> Iterator[int]:
-    """Yield the number in a file, where there is one: without a limit it says ``max``."""
+def _first_kind(group: Path) -> _Allowed:
+    limit, both = _number(group / "memory.limit_in_bytes"), _number(group / "memory.memsw.limit_in_bytes")
+    free = limit - _used(group / "memory.usage_in_bytes", "total_inactive_file")
+    return _Allowed(limit, free, both=both)
+
+
+def _second_kind(group: Path) -> _Allowed:
+    limit, swap = _number(group / "memory.max"), _number(group / "memory.swap.max")
+    return _Allowed(limit, limit - _used(group / "memory.current", "inactive_file"), swap)
+
+
+def _used(file: Path, given_back: str) -> float:
+    """Return the bytes in use, without the copies of files that the system gives back when memory is short.
+
+    Args:
+        file: what a control group says of its use.
+        given_back: how ``memory.stat`` beside it calls these copies.
+    """
+    used = _number(file, 0)
+    try:
+        stat = (file.parent / "memory.stat").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return used
+    counts = dict(line.split(" ", 1) for line in stat.splitlines() if " " in line)
+    copies = counts.get(given_back, "")
+    return max(0, used - int(copies)) if _is_number(copies) else used
+
+
+def _number(file: Path, otherwise: float = math.inf) -> float:
+    """Return the number in a file; without a limit it says ``max``."""
     try:
         text = file.read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
-        return
-    if text.isascii() and text.isdecimal():
-        yield int(text)
+        return otherwise
+    return int(text) if _is_number(text) else otherwise
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -188,13 +246,12 @@ def out_of_memory(error: BaseException) -> bool:
 
 def fits_host(module: Any) -> bool:
     """Whether a module can wait in CPU memory and leave `HOST_RESERVE` free there."""
-    import psutil
     import torch
 
     if not isinstance(module, torch.nn.Module):
         return False
     needed = sum(tensor.nbytes for tensor in [*module.parameters(), *module.buffers()])
-    return needed + HOST_RESERVE < psutil.virtual_memory().available
+    return needed + HOST_RESERVE < room_on("cpu").free
 
 
 def return_memory() -> None:

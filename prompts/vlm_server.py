@@ -105,6 +105,8 @@ class VlmServer:
             models = self.models()
         except ServerFailure as failure:
             raise InputError(f"--vlm_url {failure}") from None
+        if not models:
+            raise InputError(f"--vlm_url {self.url}: offers no model; start it with one")
         if self.model is None:
             if len(models) != 1:
                 raise InputError(
@@ -185,7 +187,7 @@ class VlmServer:
         except httpx.TimeoutException:
             raise self._failure(f"no answer within {self.timeout:g} s", may_pass=True) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            reason = str(error) or type(error).__name__
+            reason = str(error).partition(": bytearray")[0] or "the connection failed"
             raise self._failure(f"cannot be asked ({reason})", may_pass=True) from None
         if response.is_redirect:
             where = response.headers.get("Location", "nowhere")
@@ -332,7 +334,5 @@ def _lasting(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _listed(names: Iterable[str], most: int = 8) -> str:
     shown = list(names)
-    if not shown:
-        return "none at all"
     more = f" and {len(shown) - most} more" if len(shown) > most else ""
     return ", ".join(_one_line(name, 60) for name in shown[:most]) + more

@@ -255,16 +255,15 @@ class OutputTree(Folder):
         return self.shard is None or self.shard.has(picture)
 
     def prepare(self) -> None:
-        """Create the output folder, and see that it can be written to.
+        """Create the output folder; `prove_writable` has said that it can be written to.
 
         Raises:
-            InputError: it cannot.
+            InputError: it cannot be made.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{self.root}: cannot be made ({error})") from error
-        self.prove_writable()
 
     def prove_writable(self) -> None:
         """See that the folder, and what of a run's folders is in it, can be written to; leave nothing there.

@@ -71,7 +71,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundPictures:
     """What lies in files and folders.
 
     Attributes:
@@ -85,7 +85,9 @@ class Found:
     skipped: list[str]
 
 
-def find_pictures(inputs: Sequence[Path], recursive: bool = False, leave_out: Collection[Path] = ()) -> Found:
+def find_pictures(
+    inputs: Sequence[Path], recursive: bool = False, leave_out: Collection[Path] = ()
+) -> FoundPictures:
     """List the pictures among files and folders, by content and not by name.
 
     In a folder, a file counts as a picture when its content is one, or when it is named like one: then it
@@ -131,7 +133,7 @@ def find_pictures(inputs: Sequence[Path], recursive: bool = False, leave_out: Co
         hint = "" if recursive else " (folders inside are searched with --recursive_folders)"
         raise InputError(f"{where}: no picture in there{others}{hint}")
     sources = sorted(_tell_apart(found.values()), key=lambda source: source.label)
-    return Found(sources, failures, list(skipped.values()))
+    return FoundPictures(sources, failures, list(skipped.values()))
 
 
 def _tell_apart(sources: Iterable[Source]) -> list[Source]:
@@ -176,7 +178,7 @@ def _candidates(
                 continue
             folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
             for name in folders:
-                if (here / name).is_symlink():
+                if os.path.islink(here / name):  # noqa: PTH114 (never raises, in a closed folder either)
                     log.warning("%s: not searched, it is a link to a folder", here / name)
             for name in sorted(files):
                 if not name.startswith("."):

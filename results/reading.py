@@ -30,6 +30,7 @@ pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_image
 ANIMATED, PAGES, SEVERAL = "animated", "pages", "several"
 _MORE = {"GIF": ANIMATED, "PNG": ANIMATED, "WEBP": ANIMATED, "AVIF": ANIMATED, "FLI": ANIMATED}
 _MORE |= {"TIFF": PAGES, "DCX": PAGES, "HEIF": SEVERAL}
+_NO_MEMORY = "does not fit into memory; make it smaller first"
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,13 @@ def identify(file: Path) -> Header:
     """Look at a picture's header.
 
     Raises:
-        PictureError: it is no picture that is read, or is larger than `MAX_PIXELS`.
+        PictureError: it is no picture that is read, is larger than `MAX_PIXELS`, or its disk or folder does
+            not give it.
     """
     with _opened(file) as stream:
         if is_raw(stream, file.name):
             return Header(size_of_raw(stream.read()))
-        with _decoded(stream) as image:
+        with _identified(stream) as image:
             return Header(image.size, _more_in(image))
 
 
@@ -96,13 +98,13 @@ def read_picture(file: Path) -> tuple[Image.Image, str]:
     except PictureError:
         raise
     except MemoryError as error:
-        raise PictureError("does not fit into memory; make it smaller first") from error
+        raise PictureError(_NO_MEMORY) from error
     except Exception as error:  # decoders raise anything on damaged data
         raise PictureError(f"cannot be decoded, it is damaged or cut off ({_line(error)})") from error
 
 
 def _decode(content: bytes, file: Path) -> Image.Image:
-    with _quiet_libtiff(content), _decoded(io.BytesIO(content)) as image:
+    with _quiet_libtiff(content), _identified(io.BytesIO(content)) as image:
         image.load()
         info = dict(image.info)
         try:
@@ -114,28 +116,26 @@ def _decode(content: bytes, file: Path) -> Image.Image:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[BinaryIO]:
-    if file.is_symlink() and not os.path.exists(file):  # noqa: PTH110 (raises for no link, loops included)
-        raise PictureError("is a link to nothing")
-    if file.is_dir():
-        raise PictureError("is a folder, not a picture")
-    if not file.is_file():  # reading a pipe or a device could wait for ever
-        raise PictureError("is not a regular file")
+    """Open a file for a with block; what the disk or the folder refuses there becomes one line, too."""
     try:
+        if file.is_symlink() and not os.path.exists(file):  # noqa: PTH110 (raises for no link, loops included)
+            raise PictureError("is a link to nothing")
+        if file.is_dir():
+            raise PictureError("is a folder, not a picture")
+        if not file.is_file():  # reading a pipe or a device could wait for ever
+            raise PictureError("is not a regular file")
         stream = file.open("rb")
     except OSError as error:
         raise PictureError(f"cannot be opened ({error.strerror or error})") from error
     with stream:
-        if os.fstat(stream.fileno()).st_size > LARGEST_FILE:
-            raise PictureError(f"is larger than {LARGEST_FILE / 2**30:.0f} GiB; make it smaller first")
-        yield stream
-
-
-@contextmanager
-def _decoded(stream: BinaryIO) -> Iterator[Image.Image]:
-    # Pillow gets a stream and not a name: files that it opens itself it maps into memory, and then reads
-    # turned TIFFs with the wrong width
-    with _identified(stream) as image:
-        yield image
+        try:
+            if os.fstat(stream.fileno()).st_size > LARGEST_FILE:
+                raise PictureError(f"is larger than {LARGEST_FILE / 2**30:.0f} GiB; make it smaller first")
+            yield stream
+        except OSError as error:
+            raise PictureError(f"cannot be read ({error.strerror or error})") from error
+        except MemoryError as error:
+            raise PictureError(_NO_MEMORY) from error
 
 
 @contextmanager
@@ -149,6 +149,8 @@ def _quiet_libtiff(content: bytes) -> Iterator[None]:
 
 
 def _identified(stream: BinaryIO) -> Image.Image:
+    # Pillow gets a stream and not a name: files that it opens itself it maps into memory, and then reads
+    # turned TIFFs with the wrong width
     try:
         image = Image.open(stream)
     except UnidentifiedImageError as error:

@@ -21,9 +21,9 @@ WAY_OUT = "give another --output_dir, or --overwrite to start anew"
 Records = dict[str, PictureRecord]
 
 
-def earlier_results(tree: OutputTree, settings: dict[str, Any], announce: bool = True) -> Records:
-    """Return the pictures of `earlier_report`, by name."""
-    report = earlier_report(tree, settings, announce)
+def earlier_results(tree: OutputTree, settings: dict[str, Any]) -> Records:
+    """Return the pictures of `earlier_report`, by name; say nothing."""
+    report = earlier_report(tree, settings, announce=False)
     return report.pictures if report else {}
 
 

@@ -1,10 +1,13 @@
 """The command line: pictures with and without -i, and one line for what is wrong, in the user's words."""
 
+import json
 import tomllib
 
 import pytest
 from conftest import PARITY, ROOT, SMALL, run_script
 from test_house import COMMANDS
+
+from command.decide import parse
 
 SCENE, TURNED = (PARITY / "input" / f"{name}.png" for name in ("scene", "turned"))
 RESIZE = ("--process_size", 64, "--rec_num", 1, "--rec_type", "bicubic")
@@ -30,6 +33,25 @@ def test_a_picture_whose_name_is_a_letter_is_no_option(command, tmp_path, monkey
     (tmp_path / "i").write_bytes(SCENE.read_bytes())
     monkeypatch.chdir(tmp_path)
     assert command("inference_coz", "i", *RESIZE).code == 0
+
+
+@pytest.mark.parametrize("name", ["-odd.jpg", "--a-b.jpg", "--"])
+def test_what_follows_two_dashes_is_a_file_whatever_its_name(command, tmp_path, monkeypatch, name):
+    (tmp_path / name).write_bytes(SCENE.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    done = command("inference_coz", *RESIZE, "--output-dir", "out", SCENE, "--", TURNED, name)
+    assert (done.code, done.out.partition(" zoomed")[0]) == (0, "3 of 3 pictures"), done.err
+    assert json.loads((tmp_path / "out" / "run.json").read_bytes())["pictures"][0]["label"] == name
+
+
+def test_a_value_keeps_its_dashes():
+    options = parse(["--prompt", "--old-fashioned sepia", "--output-dir=a-b", "--", str(SCENE)])
+    assert (options.prompt, options.output_dir.name) == ("--old-fashioned sepia", "a-b")
+
+
+def test_two_dashes_end_the_values_of_an_option(command, tmp_path):
+    done = command("inference_coz", *RESIZE, "-o", tmp_path, "-i", SCENE, "--", "-odd.jpg")
+    assert (done.code, "pictures are also given with -i" in done.err) == (2, True), done.err
 
 
 @pytest.mark.parametrize(

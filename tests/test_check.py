@@ -115,3 +115,20 @@ def test_torch_is_imported_only_after_all_that_needs_none_is_said(monkeypatch, c
     check_up.check_up(ROOT)
     for heading in ("python", "packages", "machine", "disk", "ckpt", "int8"):
         assert f"\n{heading}" in f"\n{said[0]}"
+
+
+def test_missing_packages_are_named_with_the_file_of_the_onnxruntime_that_is_here(command, ckpt, monkeypatch):
+    here = {"onnxruntime-gpu": "1.0"}
+    monkeypatch.setattr(check_up, "version_of", here.get)
+    monkeypatch.setattr("command.pins.version_of", here.get)
+    out = command("inference_coz", "--check").out
+    (line,) = [one for one in out.splitlines() if "not installed: torch, numpy" in one]
+    assert line.endswith("pip install -r requirements-gpu.txt")
+
+
+def test_a_model_that_cannot_be_read_is_a_line(monkeypatch):
+    def check(*_):
+        raise PermissionError(13, "Permission denied", "hub/config.json")
+
+    monkeypatch.setattr("sd3.checkpoint.check_sd3", check)
+    assert check_up._wrong_model(catalogue.SD3) == "hub/config.json cannot be read (Permission denied)"

@@ -16,7 +16,10 @@ from fresh_clone import Clone, contents, files_of, fill, make_clone
 from huggingface_hub._local_folder import get_local_download_paths
 from local_hub import Fault, serving
 
-from checkpoints import catalogue, hashing, places
+from checkpoints import catalogue, hashing, places, wanted
+from checkpoints.remembered import recall
+from command import downloading
+from errors import InputError
 
 (RAM,) = catalogue.RAM.files
 (DAPE,) = catalogue.DAPE.files
@@ -391,6 +394,107 @@ def test_verify_reads_large_files_again_though_their_hash_is_remembered(command,
     assert hashing.remembered_sha256(file) == published.sha256
     done = command("download_ckpt", "--verify")
     assert (done.code, one_line(done.err)) == (1, "not the published file: ckpt/DAPE.pth")
+
+
+@pytest.fixture
+def one_file(monkeypatch, tmp_path):
+    """A catalogue of one file, which is in no place yet, and whose hash is worth remembering."""
+    monkeypatch.setattr(hashing, "SMALL", 0)
+    ckpt = tmp_path / "ckpt"
+    monkeypatch.setattr(places, "CKPT", ckpt)
+    monkeypatch.setattr(places, "INCOMING", ckpt / ".incoming")
+    monkeypatch.setattr(places, "QUANTIZED", ckpt / "quantized")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    ckpt.mkdir()
+    sha256 = hashlib.sha256(b"right").hexdigest()
+    file = dataclasses.replace(DAPE, place=ckpt / "DAPE" / "DAPE.pth", sha256=sha256)
+    one = dataclasses.replace(catalogue.DAPE, files=(file,))
+    monkeypatch.setattr(catalogue, "CATALOGUE", (one,))
+    return one, file
+
+
+def never_read(*_):
+    raise AssertionError("hashed again")
+
+
+@pytest.mark.parametrize("way", ["fetched", "taken", "verified"])
+def test_a_large_file_that_was_compared_is_not_hashed_again(command, one_file, monkeypatch, tmp_path, way):
+    one, file = one_file
+    if way == "fetched":
+        monkeypatch.setattr(wanted, "fetch_url", lambda url, part, size: part.write_bytes(b"right"))
+        wanted.ckpt_file(one, file).fetch()
+    elif way == "taken":
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "DAPE.pth").write_bytes(b"right")
+        assert command("download_ckpt", "--from", tmp_path / "mine").code == 0
+    else:
+        file.place.parent.mkdir()
+        file.place.write_bytes(b"right")
+        assert command("download_ckpt", "--verify").code == 0
+    monkeypatch.setattr(hashing, "sha256_of", never_read)
+    assert hashing.remembered_sha256(file.place) == file.sha256
+
+
+def test_sums_of_no_more_files_than_a_bound_are_remembered(one_file, monkeypatch, tmp_path):
+    monkeypatch.setattr(hashing, "MOST_SUMS", 2)
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+        hashing.remembered_sha256(tmp_path / name)
+    assert len(recall(hashing.SUMS)) == 2
+
+
+def test_a_file_that_was_dropped_into_ckpt_is_taken_and_what_downloads_gather_is_not(command, one_file):
+    _, file = one_file
+    gathered = places.INCOMING / "half" / "DAPE.pth"
+    gathered.parent.mkdir(parents=True)
+    gathered.write_bytes(b"right")
+    assert command("download_ckpt", "--from", places.CKPT).code == 1
+    assert not file.place.exists()
+    (places.CKPT / "DAPE.pth").write_bytes(b"right")
+    assert command("download_ckpt", "--from", places.CKPT).code == 0
+    assert file.place.read_bytes() == b"right"
+
+
+def test_files_are_not_taken_over_while_a_download_is_at_work(command, one_file, tmp_path):
+    with FileLock(places.INCOMING.with_suffix(".lock")):
+        done = command("download_ckpt", "--from", tmp_path)
+    assert (done.code, "another download" in done.err) == (2, True)
+
+
+def test_verify_names_a_file_that_cannot_be_read_and_goes_on(command, one_file, monkeypatch):
+    one, file = one_file
+    other = dataclasses.replace(file, place=places.CKPT / "other.pth")
+    monkeypatch.setattr(catalogue, "CATALOGUE", (dataclasses.replace(one, files=(file, other)),))
+    file.place.parent.mkdir()
+    file.place.write_bytes(b"right")
+    other.place.write_bytes(b"right")
+
+    def read(path, like, anew=False):
+        if path == file.place:
+            raise PermissionError(13, "Permission denied")
+        return hashing.digest_of(path, like, anew)
+
+    monkeypatch.setattr(wanted, "digest_of", read)
+    done = command("download_ckpt", "--verify")
+    assert (done.code, done.err.strip()) == (1, "ckpt/DAPE/DAPE.pth: cannot be read (Permission denied)")
+    assert "as published: ckpt/other.pth" in done.out
+
+
+def test_progress_goes_on_where_a_folder_is_removed_meanwhile(one_file, monkeypatch):
+    def gone(*_):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "rglob", gone)
+    assert wanted.ckpt_file(*one_file).came() == 0
+
+
+def test_another_place_for_the_hubs_cache_is_advised_only_where_that_is_what_fills_the_disk(
+    one_file, monkeypatch
+):
+    monkeypatch.setattr(downloading, "free_at", lambda folder: 0)
+    file = dataclasses.replace(wanted.ckpt_file(*one_file), size=10)
+    with pytest.raises(InputError, match=r"make room$"):
+        downloading.refuse_too_little_space([file])
 
 
 def test_verify_names_a_damaged_file_of_the_hubs_cache(clone):

@@ -14,7 +14,10 @@ from conftest import PARITY, ROOT, run_script
 from PIL import Image
 from test_inference_coz import killed, pixels, report
 
+from command import zooming
 from results.output_tree import OutputTree
+from results.pictures import Failure
+from results.run_report import PictureRecord
 
 SCENE, TURNED = (PARITY / "input" / f"{name}.png" for name in ("scene", "turned"))
 RESIZE = ("--process_size", 64, "--rec_num", 2, "--rec_type", "bicubic")
@@ -205,6 +208,31 @@ def test_a_closed_subfolder_is_named_and_the_others_are_searched(command, tmp_pa
     assert done.code == 1, done.err
     assert "failed: closed: cannot be listed (Permission denied)" in done.err
     assert "2 of 3 pictures" in done.out
+
+
+def test_what_can_no_longer_be_read_is_found_at_once_among_many_pictures():
+    """Each picture's label is looked at once, however many files are unreadable."""
+    looked = []
+
+    class Record(PictureRecord):
+        @property
+        def picture_label(self):
+            looked.append(self.label)
+            return super().picture_label
+
+    records = [Record(f"p{number}", f"p{number}.png", "") for number in range(30)]
+    records.append(Record("p3~eye", "p3.png~eye", "", "eye"))
+    zooming._fail_unreadable(records, [Failure(f"p{number}.png", "is gone") for number in range(3, 30)])
+    assert [one.status for one in records] == ["pending"] * 3 + ["failed"] * 28
+    assert len(looked) == len(records)
+
+
+def test_a_run_tries_once_whether_its_folder_can_be_written_to(command, tmp_path, monkeypatch):
+    tried = []
+    monkeypatch.setattr(OutputTree, "prove_writable", lambda tree: tried.append(tree.root))
+    assert command("inference_coz", SCENE, *RESIZE, "--find_detail", 1, "-o", tmp_path / "out").code == 0
+    assert command("make_viewer", tmp_path / "out").code == 0
+    assert tried == [tmp_path / "out"] * 2, "of the run, and of the viewer"
 
 
 def test_a_closed_results_folder_fails_that_picture_only(command, tmp_path, photos, monkeypatch):

@@ -546,7 +546,7 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_after_room_is_made(
     command, tmp_path, undisturbed, small_disk, monkeypatch
 ):
     with monkeypatch.context() as patch:  # somebody else fills it meanwhile
-        patch.setattr("command.space.space_free", lambda folder: 10**9)
+        patch.setattr("command.space.free_at", lambda folder: 10**9)
         done = command("inference_coz", "-i", SCENE.parent, "-o", small_disk / "out", *SMALL)
     assert done.code == 1
     assert "the disk is full; make room" in done.err

@@ -112,8 +112,9 @@ def test_quiet_is_quiet(clock, lines):
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
-        (0, "1 s"),
-        (59, "59 s"),
+        (0, "0.1 s"),
+        (2.51, "2.5 s"),
+        (75, "75 s"),
         (90, "2 min"),
         (3600, "1 h 0 min"),
         (7800, "2 h 10 min"),

@@ -357,7 +357,7 @@ def test_a_picture_that_would_grow_too_large_is_named_and_the_others_go_on(comma
 def test_what_will_not_fit_on_the_disk_is_refused_before_it_starts(command, tmp_path, monkeypatch):
     from command import space
 
-    monkeypatch.setattr(space, "space_free", lambda folder: 10**6)
+    monkeypatch.setattr(space, "free_at", lambda folder: 10**6)
     arguments = ("-i", SCENE, "-o", tmp_path / "out", "--full_image", "--rec_num", 2)
     done = command("inference_coz", *arguments)
     assert done.code == 2
@@ -370,7 +370,7 @@ def test_what_is_done_already_takes_no_more_room(command, tmp_path, monkeypatch)
 
     arguments = ("-i", SCENE, "-o", tmp_path / "out", "--full_image", "--rec_num", 1, "--rec_type", "bicubic")
     assert command("inference_coz", *arguments).code == 0
-    monkeypatch.setattr(space, "space_free", lambda folder: 0)
+    monkeypatch.setattr(space, "free_at", lambda folder: 0)
     assert command("inference_coz", *arguments).code == 0
 
 

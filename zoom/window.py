@@ -172,6 +172,26 @@ def plan_route(settings: ChainSettings, size: Size, center: tuple[float, float] 
     return Route(cut, resized, first, view, tuple(_steps(settings, view, point)))
 
 
+def plan_route_either_way(
+    settings: ChainSettings, stored: Size, center: tuple[float, float] | None = None
+) -> Route:
+    """Plan as `plan_route` does, from a size as stored; EXIF may turn the picture.
+
+    Returns:
+        The route of the picture as it is stored; where it has none, that of the turned one.
+
+    Raises:
+        PictureError: neither has one; why the picture does not as it is stored.
+    """
+    try:
+        return plan_route(settings, stored, center)
+    except PictureError as error:
+        try:
+            return plan_route(settings, stored[::-1], center)
+        except PictureError:
+            raise error from None
+
+
 def _cut(box: tuple[float, float, float, float] | None, size: Size) -> Window:
     """Return the part of a picture that a box of fractions cuts out.
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 from checkpoints import catalogue, places
-from checkpoints.catalogue import CATALOGUE, GITHUB, how_to_get, needed
+from checkpoints.catalogue import CATALOGUE, GITHUB, how_to_get, of_purpose
 from checkpoints.wanted import ckpt_file
 
 FILES = [(one, file) for one in CATALOGUE for file in one.files]
@@ -36,8 +36,8 @@ def test_every_file_lies_in_ckpt_at_a_place_of_its_own():
 
 def test_what_a_purpose_needs_includes_sd3_and_all_is_everything():
     for purpose in catalogue.PURPOSES:
-        assert {catalogue.SD3, catalogue.SR_LORA, catalogue.SR_VAE} <= set(needed(purpose))
-    assert set(needed("all")) == set(CATALOGUE)
+        assert {catalogue.SD3, catalogue.SR_LORA, catalogue.SR_VAE} <= set(of_purpose(purpose))
+    assert set(of_purpose("all")) == set(CATALOGUE)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """What is remembered of the machine between runs."""
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
 
 from checkpoints.remembered import recall, remember
@@ -37,3 +40,18 @@ def test_a_folder_that_cannot_be_written_to_is_done_without(cache):
     cache.write_text("a file where the folder would be")
     remember("facts.json", "one", 1)
     assert recall("facts.json") == {}
+
+
+def test_threads_lose_nothing_of_each_other():
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: remember("facts.json", str(number), number), range(80)))
+    assert sorted(recall("facts.json").values()) == list(range(80))
+
+
+def test_what_cannot_be_put_into_its_place_leaves_nothing_behind(cache, monkeypatch):
+    def fail(path, target):
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "replace", fail)
+    remember("facts.json", "one", 1)
+    assert list(cache.iterdir()) == []

@@ -3,7 +3,7 @@
 import pytest
 
 from checkpoints import catalogue
-from command.can_run import Found, Torch, verdicts
+from command.can_run import Found, Torch, install_command, verdicts
 from machine.nvidia import Gpu
 
 OLD, NEW = Gpu("RTX 3090", "535.129.03", 24 * 2**30), Gpu("RTX 5090", "595.10", 32 * 2**30)
@@ -122,3 +122,26 @@ def test_a_gpu_that_cannot_be_used_is_explained(gpus, torch, words, command, bro
 
 def test_an_apple_gpu_needs_no_nvidia():
     assert not verdict(everything(gpus=[], torch=Torch("", None, ["Apple GPU"])), "GPU").why_not
+
+
+@pytest.mark.parametrize(
+    ("gpus", "onnx", "file"),
+    [
+        ([], [], "requirements.txt"),
+        ([NEW], [], "requirements-gpu.txt"),
+        ([NEW], ["onnxruntime"], "requirements.txt"),
+        ([NEW], ["onnxruntime-gpu"], "requirements-gpu.txt"),
+        ([], ["onnxruntime-gpu"], "requirements-gpu.txt"),
+    ],
+)
+def test_what_is_to_be_installed_never_brings_a_second_onnxruntime(gpus, onnx, file):
+    command = f"pip install -r {file}"
+    assert install_command(gpus, onnx) == command
+    found = everything(gpus=gpus, onnx=onnx, torch=Torch("torch is not installed"), missing=["peft"])
+    assert [verdict(found, name).command for name in ("embedded", "vlm", "GPU")] == [command] * 3
+
+
+def test_only_what_lies_in_ckpt_is_to_be_moved_away():
+    assert "move it away" in verdict(everything(wrong={catalogue.RAM: "half"}), "dape").why_not
+    sd3 = verdict(everything(wrong={catalogue.SD3: "half"}), "null")
+    assert sd3.why_not == f"{catalogue.SD3.name} wrong"

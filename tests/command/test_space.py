@@ -9,18 +9,20 @@ from conftest import PARITY
 
 from command import space
 from command.decide import parse
+from command.on_ray import needs
 from command.parts import Parts
-from command.space import decide_batch_size, refuse_too_little_memory
+from command.space import WHOLE_BYTES, decide_batch_size, refuse_too_little_memory
 from errors import InputError
 from machine.batches import Batches
 from machine.memory import Room, Size
 from machine.residency import Residency
+from results.pictures import Source
 
 GB = 10**9
 SD3 = ("--pretrained_model_name_or_path", str(PARITY / "sd3"), "--no_sr_lora")
 
 
-def check(monkeypatch, arguments, weights, total, free=None, device="cuda:0"):
+def check(monkeypatch, arguments, weights, total, free=None, device="cuda:0", sources=()):
     """Check a run with one network against the memory of a device that is not here."""
     options = parse(["-i", str(PARITY / "input"), "--batch_size", "1", *map(str, arguments)])
     residency = Residency(options.efficient_memory)
@@ -28,7 +30,7 @@ def check(monkeypatch, arguments, weights, total, free=None, device="cuda:0"):
     plenty = Room(10**15, 10**15)
     rooms = {device: Room(total, total if free is None else free)}
     monkeypatch.setattr(space, "room_on", lambda name: rooms.get(name, plenty))
-    refuse_too_little_memory(options, Parts(machine=SimpleNamespace(residency=residency)))
+    refuse_too_little_memory(options, Parts(machine=SimpleNamespace(residency=residency)), sources)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,7 @@ def test_a_gpu_gets_batches_that_are_sure_to_fit(monkeypatch, device, free, more
     devices, batches = SimpleNamespace(sr=torch.device(device)), Batches()
     machine = SimpleNamespace(residency=residency, devices=devices, batches=batches)
     monkeypatch.setattr(space, "room_on", lambda name: Room(free, free))
-    decide_batch_size(options, Parts(machine=machine))
+    decide_batch_size(options, Parts(machine=machine), [])
     assert options.batch_size == size
     if "--batch_size" not in more:  # else the machine was made with it
         assert batches.size == size
@@ -95,3 +97,29 @@ def test_memory_that_others_have_now_is_a_warning(monkeypatch, caplog):
 def test_enough_is_not_spoken_of(monkeypatch, caplog):
     check(monkeypatch, SD3, 10 * GB, 24 * GB)
     assert caplog.text == ""
+
+
+WHOLE = Source(PARITY, "", size=(4000, 3000))  # 4x as large, it takes 4.6 GB of CPU memory
+
+
+def test_an_apple_gpu_shares_the_memory_that_the_pictures_take(monkeypatch):
+    """14.8 GB of the network at work, and 5.1 of the picture."""
+    arguments = ("--full_image", "--rec_num", 1)
+    with pytest.raises(InputError, match=r"mps has 18\.0 GB of memory, and this takes about 20\."):
+        check(monkeypatch, arguments, 10 * GB, 18 * GB, device="mps", sources=[WHOLE])
+    check(monkeypatch, arguments, 10 * GB, 21 * GB, device="mps", sources=[WHOLE])
+    check(monkeypatch, arguments, 10 * GB, 18 * GB, device="cuda:0", sources=[WHOLE])
+
+
+def test_an_apple_gpu_that_large_pictures_fill_wants_smaller_ones(monkeypatch):
+    with pytest.raises(InputError, match="take a smaller --rec_num, or --box"):
+        check(monkeypatch, ("--full_image", "--rec_num", 1), GB, 4 * GB, device="mps", sources=[WHOLE])
+
+
+def test_an_actor_of_ray_needs_the_memory_of_the_largest_whole_picture(monkeypatch):
+    options = parse(["-i", str(PARITY / "input"), "--batch_size", "1", "--full_image", "--rec_num", "1"])
+    residency = Residency()
+    residency.add("network", lambda device: None, torch.device("cpu"), Size(1, GB))
+    parts = Parts(machine=SimpleNamespace(residency=residency))
+    gpus, none = needs(options, parts, [])
+    assert needs(options, parts, [WHOLE]) == (gpus, none + WHOLE_BYTES * 16 * 4000 * 3000)

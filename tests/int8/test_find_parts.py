@@ -1,5 +1,6 @@
 """The folder of quantized parts: which can stand in, and why the others are left to PyTorch."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 from conftest import ROOT
 from quantized_parts import LORA, MODEL, VAE, quantized_parts
 
+from checkpoints.hashing import checkpoint_sha256
 from int8.find_parts import QuantizedParts, part_folder, read_parts
 from sd3.spec import PARTS, TEXT_PARTS
 
@@ -155,3 +157,21 @@ def test_a_part_of_another_lora_or_of_none_is_refused(quantized, tmp_path):
     assert "another SR LoRA" in found_without(quantized, "transformer", lora=other)
     found = find(quantized, lora=None, vae=None)
     assert set(found.refused) == {"transformer", "vae_encoder"}
+
+
+def test_a_file_that_cannot_be_read_leaves_its_part_to_pytorch(quantized, monkeypatch):
+    def read(path, came=None):
+        if path.parent.name.startswith("text_enc_1") and path.name == "model.onnx":
+            raise PermissionError(13, "Permission denied")
+        return checkpoint_sha256(path)
+
+    monkeypatch.setattr("int8.find_parts.checkpoint_sha256", read)
+    assert "model.onnx cannot be read (Permission denied)" in found_without(quantized, "text_enc_1")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_in_the_place_of_a_record_is_not_waited_for(copied):
+    path = part_folder(copied, "text_enc_1") / "quantization.json"
+    path.unlink()
+    os.mkfifo(path)
+    assert "quantization.json is damaged" in found_without(copied, "text_enc_1")

@@ -481,6 +481,15 @@ def test_a_file_without_prompts_is_refused(tmp_path, content):
         calibration.read_calibration(file, 5)
 
 
+def test_a_run_that_kept_states_alone_has_prompts_but_no_sr_inputs(command, tmp_path):
+    run = (PARITY / "input", "--process_size", 64, "--rec_num", 2, "--prompt", "soft fur", "--save", "states")
+    assert command("inference_coz", *run, "-o", tmp_path / "out", "-q").code == 0
+    data = calibration.read_calibration(tmp_path / "out", 5, text_only=True)
+    assert "soft fur" in (*data.prompts, *data.held_out_prompts)
+    with pytest.raises(InputError, match="without --save states"):
+        calibration.read_calibration(tmp_path / "out", 5)
+
+
 def test_a_folder_without_pictures_is_refused(tmp_path):
     (tmp_path / "notes.md").write_text("nothing")
     with pytest.raises(InputError, match="picture"):

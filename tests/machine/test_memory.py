@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from machine import memory
-from machine.memory import Size, fits_host, out_of_memory, plan_memory
+from machine.memory import Room, Size, fits_host, out_of_memory, plan_memory
+from machine.memory import _Allowed as Allowed
 
 GB = 10**9
 
@@ -70,9 +71,7 @@ def test_every_backends_way_to_be_out_of_memory_is_known(error, is_memory):
 def test_a_module_waits_in_cpu_memory_only_where_that_leaves_room_for_everything_else(monkeypatch):
     module = torch.nn.Linear(1000, 1000, bias=False)  # 4 MB
     for free, fits in ((memory.HOST_RESERVE + 5_000_000, True), (memory.HOST_RESERVE + 3_000_000, False)):
-        monkeypatch.setattr(
-            psutil, "virtual_memory", lambda available=free: type("Memory", (), {"available": available})()
-        )
+        monkeypatch.setattr(memory, "room_on", {"cpu": Room(64 * GB, free)}.get)
         assert fits_host(module) == fits
     assert not fits_host("an ONNX session, which has no weights to move")
 
@@ -100,6 +99,13 @@ def test_the_pictures_at_work_are_in_cpu_memory():
     assert plan_memory(on_cpu, False, pictures=GB).peaks == {"cpu": less + GB}
 
 
+def test_what_an_apple_gpu_and_the_cpu_take_is_taken_of_one_memory():
+    plan = plan_memory({"vae": (Size(1, GB), "mps")}, False, pictures=GB)
+    assert plan.taken == {"mps": plan.peaks["mps"] + plan.peaks["cpu"]}
+    plan = plan_memory({"vae": (Size(1, GB), "cuda:0")}, False, pictures=GB)
+    assert plan.taken == plan.peaks
+
+
 # what there is
 
 
@@ -116,11 +122,16 @@ def cgroups(tmp_path):
 @pytest.mark.parametrize(
     ("limits", "expected"),
     [
-        ({}, float("inf")),
-        ({"job/step/memory.max": "max\n"}, float("inf")),
-        ({"job/step/memory.max": "8000\n", "job/memory.max": "4000\n"}, 4000),
-        ({"memory/job/memory.limit_in_bytes": "3000\n", "job/step/memory.max": "8000"}, 3000),
-        ({"job/memory.max": "what?"}, float("inf")),
+        ({}, Allowed()),
+        ({"job/step/memory.max": "max\n"}, Allowed()),
+        ({"job/step/memory.max": "8000\n", "job/memory.max": "4000\n"}, Allowed(4000, 4000)),
+        (
+            {"memory/job/memory.limit_in_bytes": "3000\n", "job/step/memory.max": "8000"},
+            Allowed(3000, 3000),
+        ),
+        ({"memory/job/memory.memsw.limit_in_bytes": "5000\n"}, Allowed(both=5000)),
+        ({"job/memory.max": "4000", "job/memory.swap.max": "0\n"}, Allowed(4000, 4000, swap=0)),
+        ({"job/memory.max": "what?"}, Allowed()),
     ],
 )
 def test_the_least_of_what_control_groups_allow_counts(cgroups, limits, expected):
@@ -130,17 +141,40 @@ def test_the_least_of_what_control_groups_allow_counts(cgroups, limits, expected
     assert memory._allowed(folder, own) == expected
 
 
+@pytest.mark.parametrize(
+    ("group", "limit", "used", "given_back"),
+    [
+        ("job", "memory.max", "memory.current", "inactive_file"),
+        ("memory/job", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ],
+)
+def test_what_a_control_group_has_in_use_is_not_free_but_copies_of_files_are(
+    cgroups, group, limit, used, given_back
+):
+    folder, own = cgroups
+    (folder / group / limit).write_text("8000\n")
+    (folder / group / used).write_text("6000\n")
+    assert memory._allowed(folder, own) == Allowed(8000, 2000)
+    (folder / group / "memory.stat").write_text(f"anon 4500\n{given_back} 1500\nodd\n")
+    assert memory._allowed(folder, own) == Allowed(8000, 3500)
+
+
 def test_without_control_groups_nothing_is_limited(tmp_path):
-    assert memory._allowed(tmp_path, tmp_path / "nowhere") == float("inf")
+    assert memory._allowed(tmp_path, tmp_path / "nowhere") == Allowed()
 
 
 def test_a_containers_memory_is_less_than_the_machines(monkeypatch):
     monkeypatch.setattr(psutil, "swap_memory", lambda: type("Swap", (), {"total": GB})())
     host = type("Memory", (), {"total": 64 * GB, "available": 60 * GB})()
     monkeypatch.setattr(psutil, "virtual_memory", lambda: host)
-    monkeypatch.setattr(memory, "_allowed", lambda: 4 * GB)
-    assert memory.room_on("cpu") == memory.room_on("mps") == memory.Room(5 * GB, 4 * GB)
-    monkeypatch.setattr(memory, "_allowed", lambda: float("inf"))
+    monkeypatch.setattr(memory, "_allowed", lambda: Allowed(4 * GB, 3 * GB))
+    assert memory.room_on("cpu") == memory.room_on("mps") == memory.Room(5 * GB, 3 * GB)
+    assert not fits_host(torch.nn.Linear(2, 2)), "the machine would have the room"
+    monkeypatch.setattr(memory, "_allowed", lambda: Allowed(4 * GB, 3 * GB, swap=0))
+    assert memory.room_on("cpu") == memory.Room(4 * GB, 3 * GB), "swap that it may not use"
+    monkeypatch.setattr(memory, "_allowed", lambda: Allowed(4 * GB, 3 * GB, both=4 * GB))
+    assert memory.room_on("cpu") == memory.Room(4 * GB, 3 * GB), "swap is among what it may use"
+    monkeypatch.setattr(memory, "_allowed", Allowed)
     assert memory.room_on("cpu") == memory.Room(65 * GB, 60 * GB)
 
 

@@ -1,5 +1,6 @@
 """Reading: every format by its content, as people see it; and refusals that say why."""
 
+import errno
 import io
 import struct
 import zlib
@@ -376,6 +377,64 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(PictureError, match="not a regular file"):
         read_picture(tmp_path / "pipe.png")
+
+
+class FailingDisk(io.FileIO):
+    """A file that opens, and whose bytes do not come."""
+
+    error: type[Exception] | Exception = OSError(errno.EIO, "Input/output error")
+
+    def read(self, *_):
+        raise self.error
+
+    readall = readinto = read
+
+
+@pytest.mark.parametrize("name", ["bad.png", "bad.nef"])
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "cannot be read (Input/output error)"),
+        (MemoryError(), "does not fit into memory; make it smaller first"),
+    ],
+    ids=["disk", "memory"],
+)
+def test_a_file_whose_bytes_do_not_come_fails_alone(rgb, tmp_path, monkeypatch, name, error, reason):
+    saved(rgb, tmp_path / name, "PNG")
+    saved(rgb, tmp_path / "good.png", "PNG")
+    really = Path.open
+    monkeypatch.setattr(FailingDisk, "error", error)
+    monkeypatch.setattr(
+        Path, "open", lambda file, mode: (FailingDisk if file.name == name else really)(file, mode)
+    )
+    found = find_pictures([tmp_path])
+    assert [source.label for source in found.sources] == ["good.png"]
+    assert [(failure.label, failure.reason) for failure in found.failures] == [(name, reason)]
+    with pytest.raises(PictureError) as refused:
+        read_picture(tmp_path / name)
+    assert str(refused.value) == reason
+
+
+def test_files_of_a_folder_that_only_tells_their_names_fail_alone(rgb, tmp_path, monkeypatch):
+    """A folder that may be read and not entered (r--): root may, so the first look itself is made to fail."""
+    for place in ("closed/a.png", "closed/inside/b.png", "good.png"):
+        (tmp_path / place).parent.mkdir(exist_ok=True, parents=True)
+        saved(rgb, tmp_path / place, "PNG")
+    really = Path.is_symlink
+
+    def refusing(file):
+        if file.parent.name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return really(file)
+
+    monkeypatch.setattr(Path, "is_symlink", refusing)
+    found = find_pictures([tmp_path], recursive=True)
+    assert [source.label for source in found.sources] == ["closed/inside/b.png", "good.png"]
+    assert [(one.label, one.reason) for one in found.failures] == [
+        ("closed/a.png", "cannot be opened (Permission denied)")
+    ]
+    with pytest.raises(PictureError, match="cannot be opened"):
+        read_picture(tmp_path / "closed/a.png")
 
 
 def test_nothing_to_zoom_into_is_an_error_that_says_so(tmp_path):

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run_script
+from conftest import PARITY, ROOT, run_script
 from five_pictures import change_report, picture_of
 from PIL import Image
 
@@ -234,6 +234,14 @@ def test_make_viewer_refuses_in_one_line(tmp_path, monkeypatch, command, argumen
     assert ended.code == 2
     assert message in ended.err
     assert ended.err.count("\n") == 1
+
+
+def test_make_viewer_says_where_nothing_is_zoomed_yet(tmp_path, command):
+    (tmp_path / "small.png").write_bytes((PARITY / "input" / "scene.png").read_bytes()[:5000])
+    resize = ("--rec_type", "bicubic", "--process_size", 64, "--rec_num", 1)
+    assert command("inference_coz", tmp_path / "small.png", "-o", tmp_path / "out", *resize).code == 1
+    ended = command("make_viewer", tmp_path / "out", "--video", "gif")
+    assert f"{tmp_path / 'out'}: nothing is zoomed yet" in ended.out
 
 
 def test_make_viewer_answers_for_help_at_once_and_imports_nothing_heavy():

@@ -12,7 +12,7 @@ from PIL import Image
 from errors import InputError, PictureError
 from zoom.settings import KINDS, ChainSettings
 from zoom.states import cut_from_picture, enlarge, first_state, shrunk_to
-from zoom.window import View, Window, check_steps, plan_route
+from zoom.window import View, Window, check_steps, plan_route, plan_route_either_way
 
 SQUARE = ChainSettings(process_size=(512, 512))
 
@@ -53,6 +53,16 @@ def test_every_picture_becomes_exactly_as_large_as_a_state():
 def test_a_picture_too_small_to_enlarge_sensibly_is_refused_with_the_size_it_needs(side):
     with pytest.raises(PictureError, match=f"{side}x90 pixels.*at least 32x32"):
         plan_route(SQUARE, (side, 90))
+
+
+def test_a_picture_that_only_works_turned_has_a_route_as_exif_may_turn_it():
+    wide = ChainSettings(process_size=(1024, 512))
+    with pytest.raises(PictureError):
+        plan_route(wide, (40, 80))
+    assert plan_route_either_way(wide, (40, 80)) == plan_route(wide, (80, 40))
+    assert plan_route_either_way(wide, (90, 80)) == plan_route(wide, (90, 80))
+    with pytest.raises(PictureError, match=r"30x20 pixels.*at least 64x32"):
+        plan_route_either_way(wide, (30, 20))
 
 
 def test_the_smallest_side_accepted_gives_a_picture():
