@@ -181,7 +181,7 @@ def explain(error: BaseException, page: str, on_hub: bool) -> str:
     if isinstance(error, requests.RequestException):
         mirror = "HF_ENDPOINT" if on_hub else "--github_mirror"
         return (
-            f"out of reach ({type(error).__name__}): check the network, or name a mirror ({mirror}); then "
+            f"out of reach: check the network, or name a mirror ({mirror}); then "
             "run the same command again, it goes on where it was"
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -128,7 +128,7 @@ def test_the_plan_says_which_model_is_asked_where_and_asks_it_nothing(command, t
     [
         (["a", "b"], [], "has a, b; choose one with --vlm_model NAME"),
         (["a", "b"], ["--vlm_model", "c"], "--vlm_model c: http://127.0.0.1"),
-        ([], [], "has none at all"),
+        ([], [], "offers no model"),
     ],
 )
 def test_a_model_that_is_not_there_ends_the_run_before_it_begins(

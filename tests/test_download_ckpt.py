@@ -151,7 +151,7 @@ def test_a_transfer_that_never_gets_on_is_given_up(clone):
     clone.hub.goes_wrong(DAPE.path, Fault(cut=0), times=99)
     done = clone.download("--for", "dape")
     assert done.code == 1
-    assert "DAPE: out of reach (ChunkedEncodingError)" in done.err
+    assert "DAPE: out of reach: check the network" in done.err
     assert len(clone.hub.bodies(DAPE.path)) == 5
     assert clone.is_here(RAM)
 
@@ -303,7 +303,7 @@ def test_offline_each_source_is_named_once_with_its_way_out(clone):
     nowhere = "http://127.0.0.1:9"
     done = clone.run("download_ckpt", "--for", "null", "--github_mirror", nowhere, HF_ENDPOINT=nowhere)
     assert done.code == 1
-    assert f"{SD3.name}: out of reach (ConnectionError)" in done.err
+    assert f"{SD3.name}: out of reach: check the network" in done.err
     assert "HF_ENDPOINT" in done.err
     assert "--github_mirror" in done.err
     assert len(done.err.splitlines()) == 3  # SD3, SR LoRA, SR VAE encoder
@@ -375,6 +375,15 @@ def test_verify_reads_everything_and_names_what_is_wrong_or_missing(clone):
         "not the published file: ckpt/SR_LoRA/model_20001.pkl",
         "missing: ckpt/SR_VAE/vae_encoder_20001.pt",
     ]
+
+
+def test_the_optional_adapter_may_be_missing(clone):
+    clone.download("--for", "vlm")
+    for file in catalogue.VLM_LORA.files:
+        clone.place(file).unlink()
+    done = clone.run("download_ckpt", "--verify", "--for", "vlm")
+    assert done.code == 0
+    assert done.err.count("missing: ckpt/VLM_LoRA/checkpoint-10000/") == 2
 
 
 def test_verify_reads_large_files_again_though_their_hash_is_remembered(command, monkeypatch, tmp_path):
