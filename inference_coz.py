@@ -2,14 +2,15 @@
 
 from machine import interrupts
 
+STOPPED = "interrupted"
+FROM_THE_START = "interrupted; the same command starts from the beginning"
 INTERRUPTED = "interrupted; the same command goes on from here"
 STARTED_ANEW = "interrupted; the same command without --overwrite goes on from here"
 if __name__ == "__main__":
-    interrupts.listen(f"inference_coz.py: {INTERRUPTED}")
+    interrupts.listen(f"inference_coz.py: {STOPPED}")
 
 import logging
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -33,15 +34,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code, see ``--help``.
     """
-    given = sys.argv[1:] if arguments is None else arguments
-    how = STARTED_ANEW if "--overwrite" in given else INTERRUPTED
-    return run_command("inference_coz.py", given, lambda given: run(parse(given)), how)
+    said = [STOPPED]  # the last one holds
+    return run_command(
+        "inference_coz.py", arguments, lambda given: run(parse(given), said.append), lambda: said[-1]
+    )
 
 
-def run(options: "Namespace") -> int:
-    """Check the files, build the parts, zoom the folder and report."""
+def run(options: "Namespace", if_interrupted: Callable[[str], None]) -> int:
+    """Check the files, build the parts, zoom the folder and report.
+
+    Args:
+        options: of the command.
+        if_interrupted: takes what is to be said where a signal ends it from here on.
+
+    Returns:
+        The exit code.
+    """
     loud = (logging.WARNING, logging.INFO, logging.DEBUG)[min(options.verbose, 2)]
     set_up_logging(logging.ERROR if options.quiet else loud)
+    leaves_nothing = options.check or options.dry_run or options.overwrite  # the last one until it has begun
+    if_interrupted(FROM_THE_START if leaves_nothing else INTERRUPTED)
     if options.check:
         from command.check_up import check_up
 
@@ -67,7 +79,9 @@ def run(options: "Namespace") -> int:
     if has_prompts and options.backbone != "sd3":
         log.warning("this backbone takes no prompts: they are written down, and steer nothing")
     fixed_prompts = read_prompts(options.prompts_file) if options.prompts_file else {}
-    found = find(options.input_image, options.recursive_folders, places_of(tree.root), options.quiet)
+    found = find(
+        options.input_image, options.recursive_folders, places_of(tree.root), options.quiet, tree.takes
+    )
     sources, unreadable = found.sources, found.failures
     check_one_picture(options.share, sources)
     sources, unfit = leave_out_what_cannot_be_zoomed_into(settings, sources)
@@ -79,11 +93,11 @@ def run(options: "Namespace") -> int:
     if not options.dry_run:  # which says what it takes first
         refuse_too_little_memory(options, parts, sources)
 
-    from command.beginning import begin, end_shards, failures_of_share, of_share
+    from command.beginning import begin, end_shards, failures_of_share, look_ahead, of_share
     from command.expected import remember_speed
     from command.on_ray import ChainOnRay
     from command.version import program_version
-    from command.zooming import about_machine, describe, zoom_all
+    from command.zooming import about_machine, describe, warn_of_idle_prompts, zoom_all
     from results.resume import earlier_results
     from results.run_report import RunReport
     from zoom.chain import Chain
@@ -101,7 +115,10 @@ def run(options: "Namespace") -> int:
     if options.dry_run:
         from command.plan import print_plan
 
-        print_plan(options, settings, share, failures, parts, earlier(), described)
+        if tree.shard is None:
+            warn_of_idle_prompts(settings, fixed_prompts, {source.label for source in sources})
+        removed = look_ahead(tree, described, sources, unreadable, options.overwrite)
+        print_plan(options, settings, share, failures, parts, earlier(), described, removed)
         return SOME_FAILED if failures else ALL_DONE
     refuse_too_little_space(options, share, earlier)
     tree.prepare()
@@ -111,6 +128,8 @@ def run(options: "Namespace") -> int:
     chain_class = Chain if options.ray is None else partial(ChainOnRay, options, described, parts, share)
     with connected(options), tree.lock(last) as entered:
         records = begin(tree, entered, report, sources, unreadable, options.overwrite)
+        if options.overwrite:
+            if_interrupted(STARTED_ANEW)
         done_before = {record.name: record.steps_done for record in records}
         try:
             code = zoom_all(

@@ -18,7 +18,7 @@ def run_command(
     name: str,
     arguments: Sequence[str] | None,
     run: Callable[[Sequence[str]], int],
-    interrupted: str = "interrupted",
+    interrupted: str | Callable[[], str] = "interrupted",
 ) -> int:
     """Run a command's work, and turn what the user can mend into one line.
 
@@ -26,7 +26,7 @@ def run_command(
         name: of the script.
         arguments: as after its name; those of the process where None.
         run: takes them and returns the exit code.
-        interrupted: what to say after Ctrl-C.
+        interrupted: what to say after Ctrl-C; called then, where that depends on how far it has come.
 
     Returns:
         The exit code: the work's own; 2 for an `InputError`, 1 for an `OutputError`, 130 (143) when
@@ -41,7 +41,7 @@ def run_command(
                 code = interrupts.exit_code_of(error)
                 if code is None:
                     raise
-                say(f"{name}: {interrupted}", error=True)
+                say(f"{name}: {interrupted if isinstance(interrupted, str) else interrupted()}", error=True)
                 return code
     except InputError as error:
         for line in error.lines:

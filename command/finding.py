@@ -1,7 +1,8 @@
 """The pictures that a run is given: found, and a line on what else lies there."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from command.console import say
@@ -21,17 +22,28 @@ _TAKEN = {
 }
 
 
-def find(inputs: Sequence[Path], recursive: bool, leave_out: Collection[Path], quiet: bool) -> FoundPictures:
+def find(
+    inputs: Sequence[Path],
+    recursive: bool,
+    leave_out: Collection[Path],
+    quiet: bool,
+    takes: Callable[[str], bool],
+) -> FoundPictures:
     """Find pictures; say which of their files hold more than one, and how many others were skipped.
 
     Args:
         inputs, recursive, leave_out: see `results.pictures.find_pictures`.
         quiet: say nothing of the skipped.
+        takes: whether this process counts the skipped file of a label; another shard may.
+
+    Returns:
+        All that is found; of the skipped what this process counts.
 
     Raises:
         InputError: there are no pictures.
     """
     found = find_pictures(inputs, recursive, leave_out)
+    found = replace(found, skipped=list(filter(takes, found.skipped)))
     for more, (one_is, they_are) in _TAKEN.items():
         labels = [source.label for source in found.sources if source.more == more]
         if labels:

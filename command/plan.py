@@ -32,6 +32,7 @@ def print_plan(
     parts: Parts,
     earlier: Records,
     described: Mapping[str, Any],
+    removed: str,
 ) -> None:
     """Print the plan, and refuse what the run would refuse.
 
@@ -42,6 +43,7 @@ def print_plan(
         parts: built, nothing of them loaded.
         earlier: what earlier runs into the same folder have done.
         described: what decides the pixels, see `command.zooming.describe`.
+        removed: what ``--overwrite`` removes, see `command.beginning.look_ahead`.
 
     Raises:
         InputError: the machine has not the memory or the disk for it.
@@ -72,6 +74,8 @@ def print_plan(
     if options.video:
         say(f"films      one {options.video} a picture, in {out / VIDEO}")
     say(f"output     {out}, about {in_bytes(disk)}; {in_bytes(free)} are free")
+    if removed:
+        say(f"overwrite  removes {removed}")
     problems = []
     for check in (
         lambda: refuse_too_little_memory(options, parts, sources),

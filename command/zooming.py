@@ -7,7 +7,7 @@ import json
 import logging
 import platform
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -91,7 +91,7 @@ def zoom_all(
         unreadable: files that are no pictures.
         fixed_prompts: see `results.prompts_file`.
         chain_class: makes the chain; called as `Chain` is.
-        skipped: number of files in the folders that are no pictures.
+        skipped: number of files in the folders that are no pictures; of a shard, of its share.
 
     Returns:
         The exit code.
@@ -101,7 +101,7 @@ def zoom_all(
     _fail_unreadable(report.pictures.values(), unreadable)
     tree = report.tree
     if tree.shard is None:
-        _warn_of_idle_prompts(settings, fixed_prompts, records)
+        warn_of_idle_prompts(settings, fixed_prompts, {record.label for record in records})
     if _written(report.save) and tree.shard is None:
         remove_shards(tree.root)  # an earlier run's: what they reported stands in run.json
     page = Page(tree, report if tree.shard is None else SharedFolder(tree.root, report))
@@ -222,10 +222,16 @@ def _write_prompts(tree: OutputTree, report: RunReport) -> None:
     tree.write(prompts_csv(report.pictures.values()), tree.prompts_csv)
 
 
-def _warn_of_idle_prompts(
-    settings: ChainSettings, fixed_prompts: FixedPrompts, records: Sequence[PictureRecord]
+def warn_of_idle_prompts(
+    settings: ChainSettings, fixed_prompts: FixedPrompts, labels: Collection[str]
 ) -> None:
-    labels = {record.label for record in records}
+    """Name rows of ``--prompts_file`` for a picture or a step that is not there.
+
+    Args:
+        settings: of the chain.
+        fixed_prompts: see `results.prompts_file`.
+        labels: of all pictures of the run.
+    """
     idle = [
         (label, step, "step" if label in labels else "picture")
         for label, step, _ in fixed_prompts

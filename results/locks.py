@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import filelock
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 LOCK, DOOR = ".lock", ".lock-door"
 Sweep = Callable[[Shard | None], None]
+IsFree = Callable[[Shard | None], bool]
 
 
 class Entered:
@@ -55,7 +57,7 @@ def locked(
     Raises:
         InputError: another run is writing here.
     """
-    file = _lock_of(root, shard)
+    file, is_free = _lock_of(root, shard), partial(_is_free, root, sweep)
     door, lock = filelock.FileLock(root / DOOR), filelock.FileLock(file, blocking=False)
     try:
         _acquire(door)
@@ -66,13 +68,12 @@ def locked(
             with held():  # a signal in between would leave the file behind
                 _acquire(lock)
         except filelock.Timeout as error:
-            what = "another run" if shard is None else f"shard {shard.number} of {shard.count} already"
-            raise InputError(f"{root}: {what} is writing here") from error
-        yield Entered(door, was_killed, alone=_refuse_others(root, shard, sweep))
+            raise _taken(root, shard) from error
+        yield Entered(door, was_killed, alone=_refuse_others(root, shard, is_free))
         if not door.is_locked:
             _acquire(door)
         _release(lock)
-        if last is not None and not _at_work(root, shard, sweep):
+        if last is not None and not _at_work(root, shard, is_free):
             last()
     finally:
         _release(lock)
@@ -80,6 +81,30 @@ def locked(
             if not door.is_locked:
                 _acquire(door, wait=False)
             _release(door, keep=bool(_shards_with_locks(root)))
+
+
+def look_into(root: Path, shard: Shard | None) -> bool:
+    """Refuse what `locked` would refuse just now, and leave every lock's file as it is.
+
+    Args:
+        root: the folder; need not be there.
+        shard: None for a run that is none.
+
+    Returns:
+        Whether no other shard is at work.
+
+    Raises:
+        InputError: another run is writing here.
+    """
+    is_free = partial(_seems_free, root)
+    if not is_free(shard):
+        raise _taken(root, shard)
+    return _refuse_others(root, shard, is_free)
+
+
+def _taken(root: Path, shard: Shard | None) -> InputError:
+    what = "another run" if shard is None else f"shard {shard.number} of {shard.count} already"
+    return InputError(f"{root}: {what} is writing here")
 
 
 def _acquire(lock: filelock.BaseFileLock, wait: bool = True) -> None:
@@ -105,25 +130,25 @@ def _release(lock: filelock.BaseFileLock, keep: bool = False) -> None:
         lock.release()
 
 
-def _refuse_others(root: Path, shard: Shard | None, sweep: Sweep) -> bool:
+def _refuse_others(root: Path, shard: Shard | None, is_free: IsFree) -> bool:
     """Look into the locks that must be free; tell whether all are.
 
     Raises:
         InputError: one that must be free is not.
     """
-    if shard is not None and not _is_free(root, None, sweep):
+    if shard is not None and not is_free(None):
         raise InputError(f"{root}: another run is writing here")
-    others = _at_work(root, shard, sweep)
+    others = _at_work(root, shard, is_free)
     for other in others:
         if shard is None or other.count != shard.count:
             raise InputError(f"{root}: shard {other.number} of {other.count} is writing here")
     return not others
 
 
-def _at_work(root: Path, but: Shard | None, sweep: Sweep) -> list[Shard]:
+def _at_work(root: Path, but: Shard | None, is_free: IsFree) -> list[Shard]:
     """Return the shards that are at work in a folder, `but` one."""
     shards = [shard for shard in _shards_with_locks(root) if shard != but]
-    return [shard for shard in shards if not _is_free(root, shard, sweep)]
+    return [shard for shard in shards if not is_free(shard)]
 
 
 def _shards_with_locks(root: Path) -> list[Shard]:
@@ -131,7 +156,7 @@ def _shards_with_locks(root: Path) -> list[Shard]:
     return [shard for shard in map(Shard.tagged, tags) if shard is not None]
 
 
-def _is_free(root: Path, shard: Shard | None, sweep: Sweep) -> bool:
+def _is_free(root: Path, sweep: Sweep, shard: Shard | None) -> bool:
     """Tell whether nobody holds a lock, by taking it for a moment; what a killed run left is taken away."""
     file = _lock_of(root, shard)
     if not file.exists():
@@ -147,6 +172,15 @@ def _is_free(root: Path, shard: Shard | None, sweep: Sweep) -> bool:
     finally:
         _release(lock)
     return True
+
+
+def _seems_free(root: Path, shard: Shard | None) -> bool:
+    """Tell whether nobody holds a lock; its file is neither made nor taken away."""
+    try:
+        with _lock_of(root, shard).open("r+b") as file:  # closing it gives the lock back
+            return filelock.lock_descriptor(file.fileno(), blocking=False)
+    except OSError:  # there is none, or nothing can be locked here
+        return True
 
 
 def _lock_of(root: Path, shard: Shard | None) -> Path:

@@ -112,7 +112,7 @@ def find_pictures(
     found: dict[str, Source] = {}
     failures: list[Failure] = []
     skipped: dict[str, str] = {}
-    for source, named_by_user in _candidates(inputs, recursive, left_out, endings, failures):
+    for source, named_by_user in _candidates(inputs, recursive, left_out, failures):
         try:
             if is_left_out(Path(source.key).parent):
                 raise PictureError("lies among the results of --output_dir, which this run may write over")
@@ -157,7 +157,6 @@ def _candidates(
     inputs: Sequence[Path],
     recursive: bool,
     left_out: Collection[Path],
-    endings: Collection[str],
     failures: list[Failure],
 ) -> Iterator[tuple[Source, bool]]:
     """Yield what may be a picture, and whether the user named it; note folders that cannot be listed."""
@@ -177,16 +176,10 @@ def _candidates(
             if real_path(here) in left_out:
                 folders.clear()
                 continue
-            inside = [name for name in folders if not name.startswith(".")]
-            if not recursive:
-                folders.clear()
-                # a folder named like a picture is more likely a mistake than meant
-                files += [name for name in inside if Path(name).suffix.lower() in endings]
-            else:
-                folders[:] = sorted(inside)
-                for name in inside:
-                    if os.path.islink(here / name):  # noqa: PTH114 (never raises, in a closed folder either)
-                        log.warning("%s: not searched, it is a link to a folder", here / name)
+            folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
+            for name in folders:
+                if os.path.islink(here / name):  # noqa: PTH114 (never raises, in a closed folder either)
+                    log.warning("%s: not searched, it is a link to a folder", here / name)
             for name in sorted(files):
                 if not name.startswith("."):
                     file = here / name

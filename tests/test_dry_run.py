@@ -137,6 +137,17 @@ def test_a_picture_that_is_too_small_is_named_from_its_header(command, tmp_path)
     assert "small.png: is too small: 40x30 pixels" in done.out
 
 
+@BOTH
+def test_rows_of_the_prompts_file_for_what_is_not_there_are_named(command, tmp_path, dry):
+    (tmp_path / "prompts.csv").write_text("file,step,prompt\nscene.png,1,a\nscene.png,9,b\nnone.png,1,c\n")
+    arguments = ("-i", SCENE, "-o", tmp_path / "out", *SMALL, "--prompts_file", tmp_path / "prompts.csv")
+    done = command("inference_coz", *arguments, *dry)
+    assert done.code == 0
+    assert "--prompts_file: scene.png, step 9: there is no such step" in done.err
+    assert "--prompts_file: none.png, step 1: there is no such picture" in done.err
+    assert "scene.png, step 1:" not in done.err
+
+
 # All checkpoints that are missing, at once
 
 

@@ -62,6 +62,35 @@ def test_a_signal_while_modules_are_imported_is_one_sentence(tmp_path, script, h
 
 
 @pytest.mark.posix
+def interrupt(*_arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        (("--check",), "command.check_up.check_up"),
+        (("--dry_run",), "command.plan.print_plan"),
+        (("--dry_run", "--overwrite"), "command.plan.print_plan"),
+        (("--overwrite",), "command.beginning.begin"),
+    ],
+)
+def test_what_leaves_nothing_to_go_on_with_does_not_say_that_it_goes_on(
+    command, tmp_path, monkeypatch, options, where
+):
+    monkeypatch.setattr(where, interrupt)
+    pictures = () if options == ("--check",) else ("-i", PARITY / "input")
+    done = command("inference_coz", *pictures, "-o", tmp_path / "out", *RESIZE, *options)
+    assert done.code == 130
+    assert done.err == "inference_coz.py: interrupted; the same command starts from the beginning\n"
+
+
+def test_a_run_that_goes_on_later_says_so_from_its_first_moment(command, tmp_path, monkeypatch):
+    monkeypatch.setattr("command.beginning.begin", interrupt)
+    done = command("inference_coz", "-i", PARITY / "input", "-o", tmp_path / "out", *RESIZE)
+    assert done.err == "inference_coz.py: interrupted; the same command goes on from here\n"
+
+
 def test_a_second_signal_ends_at_once_and_the_next_run_says_interrupted(command, tmp_path):
     out = tmp_path / "out"
     twice = (

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -69,12 +70,15 @@ def files_of(out: Path) -> dict[str, object]:
     return {name: what for name, what in tree_of(out).items() if name not in ORDERED}
 
 
-def test_it_says_how_many_results_it_removes(command, pictures, out):
+def test_it_says_how_many_results_it_removes_and_a_dry_run_says_the_same(command, pictures, out):
     (pictures / "p4.png").unlink()
+    before = tree_of(out)
+    dry = command("inference_coz", pictures, "-o", out, *NEW, "--overwrite", "--dry_run")
+    removed = "4 results, each when its new one begins; 1 result of pictures that are gone, when all is done"
+    assert (dry.code, f"overwrite  removes {removed}\n" in dry.out) == (0, True)
+    assert tree_of(out) == before
     done = command("inference_coz", pictures, "-o", out, *NEW, "--overwrite")
-    assert done.code == 0
-    each = "--overwrite removes 5 results, each when its new one begins"
-    assert f"{each}, and those of pictures that are gone (1) when all is done" in done.err
+    assert (done.code, f"--overwrite removes {removed}\n" in done.err) == (0, True)
     assert "overwrite" not in command("inference_coz", pictures, "-o", out / "none", *NEW, "--overwrite").err
 
 
@@ -147,10 +151,81 @@ def test_a_new_picture_of_a_name_that_is_given_up_keeps_what_is_its_own(command,
     assert tree_of(out) == tree_of(out.parent / "two")
 
 
-def test_a_picture_that_cannot_be_read_any_more_keeps_its_old_results(command, pictures, out):
-    old = of_picture(out, "p1")
+def damage(file: Path, how: str) -> None:
+    """Make a picture one that cannot be read."""
+    content = file.read_bytes()
+    if how == "dangling link":
+        file.unlink()
+        file.symlink_to("nowhere.png")
+    else:
+        file.write_bytes(
+            {"cut off": content[: len(content) // 2], "empty": b"", "garbage": b"no picture"}[how]
+        )
+
+
+DAMAGES = ["empty", "garbage", pytest.param("dangling link", marks=pytest.mark.posix)]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("shards", [("0/1",), ("0/2", "1/2")], ids=["one run", "shards"])
+def test_a_picture_that_cannot_be_read_any_more_keeps_its_old_results(command, pictures, out, how, shards):
+    assert command("inference_coz", pictures, "-o", out.parent / "two", *NEW).code == 0
+    old, new = of_picture(out, "p1"), of_picture(out.parent / "two", "p1")
     content = (pictures / "p1.png").read_bytes()
-    (pictures / "p1.png").write_bytes(content[: len(content) // 2])
+    damage(pictures / "p1.png", how)
+    (pictures / "p1.jpg").write_bytes((pictures / "p2.png").read_bytes())  # which must not take its name
+    done = [
+        command("inference_coz", pictures, "-o", out, *NEW, "--overwrite", "--shard", shard)
+        for shard in shards
+    ]
+    assert sorted(one.code for one in done) == [*[0] * (len(shards) - 1), 1]
+    errors = "".join(one.err for one in done)
+    assert "failed: p1.png" in errors
+    assert "pictures that are gone" not in errors
+    assert of_picture(out, "p1") == old
+    (pictures / "p1.jpg").unlink()
+    (pictures / "p1.png").unlink()
+    (pictures / "p1.png").write_bytes(content)
+    assert command("inference_coz", pictures, "-o", out, *NEW).code == 0
+    assert {"p1", "p1_jpg"} <= load_report(out / "run.json").pictures.keys()
+    assert of_picture(out, "p1") == new
+
+
+def test_pictures_of_a_folder_that_cannot_be_listed_keep_theirs(command, pictures, out, monkeypatch):
+    shutil.move(pictures, pictures.parent / "all" / "inside")
+    everything = pictures.parent / "all"
+    shutil.copy(SCENE, everything / "p9.png")
+    recursive = (everything, "--recursive_folders", "-o", out)
+    assert command("inference_coz", *recursive, *OLD, "--overwrite").code == 0
+    before = of_picture(out, "inside/p1")
+    assert before
+    walk = os.walk
+
+    def closed(top, onerror):
+        for folder, folders, files in walk(top):
+            if "inside" in folders:
+                folders.remove("inside")
+                onerror(PermissionError(13, "Permission denied", str(Path(folder, "inside"))))
+            yield folder, folders, files
+
+    monkeypatch.setattr("results.pictures.os.walk", closed)
+    done = command("inference_coz", *recursive, *NEW, "--overwrite")
+    assert (done.code, "failed: inside: cannot be listed" in done.err) == (1, True)
+    assert of_picture(out, "inside/p1") == before
+
+
+def test_one_that_could_not_be_read_and_then_is_gone_loses_them(command, pictures, out):
+    damage(pictures / "p1.png", "garbage")
+    assert command("inference_coz", pictures, "-o", out, *NEW, "--overwrite").code == 1
+    (pictures / "p1.png").unlink()
+    done = command("inference_coz", pictures, "-o", out, *OLD, "--overwrite")
+    assert "1 result of pictures that are gone" in done.err
+    assert not of_picture(out, "p1")
+
+
+def test_a_picture_that_is_cut_off_keeps_them_until_it_is_whole(command, pictures, out):
+    old, content = of_picture(out, "p1"), (pictures / "p1.png").read_bytes()
+    damage(pictures / "p1.png", "cut off")
     done = command("inference_coz", pictures, "-o", out, *NEW, "--overwrite")
     assert (done.code, "failed: p1.png" in done.err) == (1, True)
     assert of_picture(out, "p1") == old
@@ -176,7 +251,11 @@ def test_a_shard_removes_what_its_own_pictures_had_and_the_others_do_theirs(comm
     assert all(shares)
     done = command("inference_coz", pictures, "-o", out, *NEW, "--overwrite", "--shard", "0/2")
     assert done.code == 0
-    assert "--overwrite removes 5 results" in done.err
+    own, others = map(len, shares)
+    each = f"--overwrite removes {own} result{'s' * (own > 1)}, each when its new one begins"
+    assert (
+        f"{each}; {others} result{'s' * (others > 1)} of other shards, when these begin theirs\n" in done.err
+    )
     assert {name: of_picture(out, name) for name in shares[1]} == before
     done = command("inference_coz", pictures, "-o", out, *NEW, "--overwrite", "--shard", "1/2")
     assert done.code == 0

@@ -309,6 +309,16 @@ def test_a_failure_is_named_by_one_shard_and_stands_in_the_report(pictures, tmp_
     assert (report.status, [failure.label for failure in report.unreadable]) == ("failed", ["broken.png"])
 
 
+def test_a_file_that_is_no_picture_is_counted_by_one_shard(pictures, tmp_path, command):
+    (pictures / "doc.pdf").write_bytes(b"%PDF-1.7")
+    runs = [
+        command("inference_coz", "-i", pictures, "-o", tmp_path / "out", *BICUBIC, "--shard", f"{number}/2")
+        for number in range(2)
+    ]
+    for said in ("1 skipped", "1 file skipped: no picture (doc.pdf)"):
+        assert sum(run.out.count(said) for run in runs) == 1
+
+
 def test_all_spots_of_a_picture_fall_to_one_shard():
     for count in (2, 3, 7):
         whole = [Shard(number, count).has("a/photo~1.jpg") for number in range(count)]
@@ -325,19 +335,36 @@ def test_all_spots_of_a_picture_fall_to_one_shard():
         (".lock-1-of-3", "0/2", "shard 1 of 3"),
         (".lock-0-of-2", "0/2", "shard 0 of 2 already"),
         (".lock-1-of-2", "0/1", "shard 1 of 2"),
+        (".lock", "0/1", "another run"),
     ],
 )
-def test_what_would_get_in_each_others_way_is_refused(
-    pictures, tmp_path, command, monkeypatch, lock, shard, who
-):
+@pytest.mark.parametrize("dry", [(), ("--dry_run",)], ids=["run", "dry run"])
+def test_what_would_get_in_each_others_way_is_refused(pictures, tmp_path, command, lock, shard, who, dry):
     out = tmp_path / "out"
     out.mkdir()
     with FileLock(out / lock):
-        ended = command("inference_coz", "-i", pictures, "-o", out, *BICUBIC, "--shard", shard)
+        ended = command("inference_coz", "-i", pictures, "-o", out, *BICUBIC, "--shard", shard, *dry)
     assert ended.code == 2
     assert who in ended.err
     assert "is writing here" in ended.err
     assert not (out / "per-sample").exists()
+
+
+@pytest.mark.parametrize("shard", ["0/1", "0/2", "1/2"])
+def test_a_dry_run_leaves_locks_as_they_are(pictures, tmp_path, command, shard):
+    """What a killed run has left tells the next one to sweep up; and shards plan beside each other."""
+    out = tmp_path / "out"
+    out.mkdir()
+    locks = [".lock", ".lock-0-of-2", ".lock-door"]
+    for name in locks:
+        (out / name).write_bytes(b"left")
+    dry = command("inference_coz", "-i", pictures, "-o", out, *BICUBIC, "--shard", shard, "--dry_run")
+    assert dry.code == 0
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == dict.fromkeys(locks, b"left")
+    if shard == "1/2":
+        with FileLock(out / ".lock-0-of-2"):
+            dry = command("inference_coz", "-i", pictures, "-o", out, *BICUBIC, "--shard", shard, "--dry_run")
+        assert dry.code == 0
 
 
 def test_a_shard_sweeps_up_after_itself_only(pictures, tmp_path, command):

@@ -279,13 +279,10 @@ def test_a_folder_yields_its_pictures_names_what_only_looks_like_one_and_counts_
         (tmp_path / skipped).write_text("no picture")
     for named in ("phone.HEIC", "camera.NEF", "text.PNG", "new.jxl"):
         (tmp_path / named).write_text("no picture either")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder.png").mkdir()
     found = find_pictures([tmp_path])
     assert [source.label for source in found.sources] == ["a without ending", "b.png"]
     assert sorted(failure.label for failure in found.failures) == [
         "camera.NEF",
-        "folder.png",
         "new.jxl",
         "phone.HEIC",
         "text.PNG",
@@ -329,6 +326,16 @@ def test_a_file_that_no_picture_fills_is_refused_before_it_is_read(tmp_path):
         file.truncate(2**31 + 1)
     with pytest.raises(PictureError, match="is larger than 2 GiB"):
         read_picture(tmp_path / "huge.png")
+
+
+@pytest.mark.parametrize("folder", ["trip", "trip.jpg"])
+def test_a_folder_in_the_folder_is_passed_over_or_searched_whatever_its_name(rgb, tmp_path, folder):
+    (tmp_path / folder).mkdir()
+    saved(rgb, tmp_path / folder / "inside.png", "PNG")
+    saved(rgb, tmp_path / "p.png", "PNG")
+    for recursive, labels in ((False, ["p.png"]), (True, ["p.png", f"{folder}/inside.png"])):
+        found = find_pictures([tmp_path], recursive=recursive)
+        assert (sorted(source.label for source in found.sources), found.failures) == (labels, [])
 
 
 def test_recursive_folders_are_searched_but_not_the_output_folder(rgb, tmp_path):
