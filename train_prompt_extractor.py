@@ -96,7 +96,7 @@ def _run(options: Namespace) -> int:
     from prompts.vlm_loading import check_vlm
 
     files = check_vlm(files)
-    _begin(critic)
+    critic.begin()
     if options.evaluate:
         unscored = _evaluate(options, settings, tree, files, critic, held_out, described)
         left_out = 0
@@ -161,14 +161,6 @@ def _has_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def _begin(critic: "Critic") -> None:
-    """See that the critic is there, before anything else is done."""
-    for name in ("check", "load"):
-        method = getattr(critic, name, None)
-        if method is not None:
-            method()
 
 
 def _dtype(options: Namespace, files: "VlmFiles") -> "torch.dtype":

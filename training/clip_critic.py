@@ -27,7 +27,7 @@ class ClipCritic:
         self.files, self.device = files, device
         self._loaded: tuple[Any, Any, Any] | None = None
 
-    def load(self) -> None:
+    def begin(self) -> None:
         """Read the model, to fail before anything has been done.
 
         Raises:
@@ -48,7 +48,7 @@ class ClipCritic:
         """Return a verdict for each candidate, in order."""
         import torch
 
-        self.load()
+        self.begin()
         assert self._loaded is not None
         model, tokenizer, pictures = self._loaded
         texts = tokenizer(

@@ -46,6 +46,14 @@ class Verdict:
 class Critic(Protocol):
     """Scores answers."""
 
+    def begin(self) -> None:
+        """Make ready to score, before anything else is done; once is enough.
+
+        Raises:
+            InputError: it is not there, or cannot be used.
+        """
+        ...
+
     def __call__(self, candidates: Sequence[Candidate]) -> Sequence[Verdict]:
         """Return a verdict for each candidate, in order; what fails is a verdict with a fault."""
         ...

@@ -44,7 +44,7 @@ class LocalCritic:
         self.files, self.device, self.at_once = files, device, at_once
         self._loaded: tuple[Any, Any] | None = None
 
-    def load(self) -> None:
+    def begin(self) -> None:
         """Read the model, to fail before anything has been done.
 
         Raises:
@@ -82,7 +82,7 @@ class LocalCritic:
     def _answers(self, candidates: Sequence[Candidate]) -> list[str]:
         from prompts.vlm_loading import generate
 
-        self.load()
+        self.begin()
         assert self._loaded is not None
         processor, model = self._loaded
         rows = [[one.pair.parent, one.pair.sr_input] for one in candidates]

@@ -28,7 +28,7 @@ class ServerCritic:
             self.server = VlmServer(url, model, timeout, tries)
         self.at_once = at_once
 
-    def check(self) -> None:
+    def begin(self) -> None:
         """Ask whether the server is there and has the model.
 
         Raises:

@@ -36,7 +36,7 @@ def server():
 
 def critic_at(server, timeout=5.0, tries=1, at_once=4, model=None):
     critic = ServerCritic(server.url, model, timeout, tries, at_once)
-    critic.check()
+    critic.begin()
     return critic
 
 
@@ -96,7 +96,7 @@ def test_its_only_model_is_taken_and_is_what_it_is_known_by_wherever_it_is_serve
 )
 def test_a_server_that_cannot_be_asked_is_refused_by_our_options_names(server, url, model, says):
     with pytest.raises(InputError, match=says):
-        ServerCritic(server.url if url == "here" else url, model, 5, 1, 1).check()
+        ServerCritic(server.url if url == "here" else url, model, 5, 1, 1).begin()
 
 
 # a model in this process
@@ -105,7 +105,7 @@ def test_a_server_that_cannot_be_asked_is_refused_by_our_options_names(server, u
 @pytest.fixture(scope="module")
 def tiny():
     critic = LocalCritic(find_critic(str(PARITY / "qwen"), download=False), CPU, 2)
-    critic.load()
+    critic.begin()
     return critic
 
 
@@ -168,7 +168,7 @@ def test_a_damaged_model_is_refused_before_it_is_asked(tmp_path, break_it, says)
     folder = shutil.copytree(PARITY / "qwen", tmp_path / "qwen")
     break_it(folder)
     with pytest.raises(InputError, match=says):
-        LocalCritic(find_critic(str(folder), download=False), CPU, 1).load()
+        LocalCritic(find_critic(str(folder), download=False), CPU, 1).begin()
 
 
 def test_a_model_that_is_nowhere_is_refused_in_our_options_name():
@@ -222,4 +222,4 @@ def test_clip_scores_the_likeness_of_answer_and_crop(clip_folder):
 def test_what_is_no_clip_is_refused():
     critic = ClipCritic(find_critic(str(PARITY / "qwen"), download=False), CPU)
     with pytest.raises(InputError, match="qwen: cannot be used"):
-        critic.load()
+        critic.begin()
