@@ -44,14 +44,21 @@ def status_of(error: BaseException) -> int | None:
     return None if response is None else response.status_code
 
 
-def _retry_after(error: BaseException) -> float | None:
-    """Return how many seconds a server wants to be left alone."""
-    response = getattr(error, "response", None)
-    said = None if response is None else response.headers.get("Retry-After")
+def seconds_of(retry_after: str | None) -> float | None:
+    """Return how long a server wants to be left alone; None where it does not say.
+
+    Args:
+        retry_after: the header ``Retry-After``: seconds, or a date.
+    """
     try:
-        return None if said is None else max(0.0, Retry().parse_retry_after(said))
-    except InvalidHeader:
+        return None if retry_after is None else max(0.0, float(Retry().parse_retry_after(retry_after)))
+    except (InvalidHeader, ValueError, OverflowError):  # a number of thousands of digits, a date of no year
         return None
+
+
+def _retry_after(error: BaseException) -> float | None:
+    response = getattr(error, "response", None)
+    return None if response is None else seconds_of(response.headers.get("Retry-After"))
 
 
 def _may_pass(error: BaseException) -> bool:

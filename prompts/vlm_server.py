@@ -11,8 +11,6 @@ import os
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -29,6 +27,7 @@ CONNECT_TIMEOUT = 10.0
 TRIES = 3
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds between tries; they double, and Retry-After goes before
 TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}  # statuses that may pass by themselves
+MOST_NAMES = 8  # of models in a message
 MOST_BYTES = 4 * 2**20  # of what a server sends; public servers list hundreds of models
 LONGEST_ANSWER = 10_000  # characters, as of a prompt that a user gives
 LONGEST_REASON = 240  # characters of a message; servers add words of their own
@@ -216,6 +215,8 @@ class VlmServer:
         return text
 
     def _refusal(self, response: "httpx.Response", answer: object) -> ServerFailure:
+        from checkpoints.transfer import seconds_of
+
         status = response.status_code
         said = answer.get("error", answer.get("message")) if isinstance(answer, dict) else None
         said = said.get("message") if isinstance(said, dict) else said
@@ -226,7 +227,7 @@ class VlmServer:
             reason += f"; is the key in {KEY} right?" if self._key else f"; a key goes into {KEY}"
         elif status in (404, 405) and not self.url.endswith("/v1"):
             reason += "; most servers' addresses end in /v1"
-        after = _retry_after(response.headers.get("Retry-After"))
+        after = seconds_of(response.headers.get("Retry-After"))
         return self._failure(reason, status in TRY_AGAIN, after)
 
     def _failure(
@@ -304,20 +305,6 @@ def _pause(number: int, retry_after: float | None) -> float:
     return min(retry_after, LONGEST_PAUSE)
 
 
-def _retry_after(header: str | None) -> float | None:
-    """Read ``Retry-After``: seconds, or a date."""
-    if header is None:
-        return None
-    try:
-        return max(0.0, float(header) if header.isdecimal() else _seconds_until(header))
-    except (ValueError, OverflowError):
-        return None
-
-
-def _seconds_until(date: str) -> float:
-    return parsedate_to_datetime(date).timestamp() - datetime.now(UTC).timestamp()
-
-
 def _one_line(text: str, longest: int) -> str:
     text = " ".join("".join(one if one.isprintable() else " " for one in text).split())
     return text if len(text) <= longest else f"{text[: longest - 4]} ..."
@@ -332,7 +319,7 @@ def _lasting(entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _listed(names: Iterable[str], most: int = 8) -> str:
+def _listed(names: Iterable[str]) -> str:
     shown = list(names)
-    more = f" and {len(shown) - most} more" if len(shown) > most else ""
-    return ", ".join(_one_line(name, 60) for name in shown[:most]) + more
+    more = f" and {len(shown) - MOST_NAMES} more" if len(shown) > MOST_NAMES else ""
+    return ", ".join(_one_line(name, 60) for name in shown[:MOST_NAMES]) + more
