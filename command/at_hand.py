@@ -18,15 +18,23 @@ class Choice:
     Attributes:
         choose: picks the needed ones of the names of a repository's files.
         is_whole: whether a folder holds them all.
+        check: of a folder or a hub name, by its headers; raises `InputError`.
     """
 
     choose: Callable[[Sequence[str]], list[str]]
     is_whole: Callable[[Path], bool]
+    check: Callable[[str], object]
 
 
 CHOICES = {
-    catalogue.SD3.name: Choice(sd3_checkpoint.needed_files, sd3_checkpoint.is_whole),
-    catalogue.VLM.name: Choice(vlm_files.needed_files, vlm_files.is_whole),
+    catalogue.SD3.name: Choice(
+        sd3_checkpoint.needed_files,
+        sd3_checkpoint.is_whole,
+        lambda name: sd3_checkpoint.check_sd3(name, None, None),
+    ),
+    catalogue.VLM.name: Choice(
+        vlm_files.needed_files, vlm_files.is_whole, lambda name: vlm_files.check_vlm_folder(name, None)
+    ),
 }
 
 

@@ -186,15 +186,12 @@ def _bar(file: Path, size: int) -> Iterator[Callable[[int], None]]:
 
 def _wrong_model(checkpoint: Checkpoint) -> str:
     """Say what is wrong with a model in the hub's cache by its headers; its files' names carry their sums."""
+    if checkpoint.in_ckpt:
+        return ""
+    from command.at_hand import CHOICES
+
     try:
-        if checkpoint is catalogue.SD3:
-            from sd3.checkpoint import check_sd3
-
-            check_sd3(checkpoint.repository, None, None)
-        elif checkpoint is catalogue.VLM:
-            from prompts.vlm_files import check_vlm_folder
-
-            check_vlm_folder(checkpoint.repository, None)
+        CHOICES[checkpoint.name].check(checkpoint.repository)
     except InputError as error:
         return str(error)
     except OSError as error:
