@@ -49,14 +49,13 @@ def decide_batch_size(options: Namespace, parts: Parts, sources: Sequence[Source
     options.batch_size = 1
     if parts.machine is None or options.full_image or parts.machine.devices.sr.type == "cpu":
         return
+    free = {device: room_on(device).free for device in plan_of(options, parts, sources).taken}
     for size in range(MOST_BY_ITSELF, 1, -1):
-        options.batch_size = parts.machine.batches.size = size
-        if all(
-            peak <= room_on(device).free for device, peak in plan_of(options, parts, sources).taken.items()
-        ):
+        taken = _plan_with(size, options, parts, sources).taken
+        if all(peak <= free[device] for device, peak in taken.items()):
+            options.batch_size = parts.machine.batches.size = size
             log.info("batches of %d: what the plan finds room for", size)
             return
-    options.batch_size = parts.machine.batches.size = 1
 
 
 def plan_of(options: Namespace, parts: Parts, sources: Sequence[Source]) -> MemoryPlan:
@@ -80,6 +79,11 @@ def plan_of(options: Namespace, parts: Parts, sources: Sequence[Source]) -> Memo
     if parts.machine is None:
         return plan_memory({}, False, pictures=pictures)
     return parts.machine.residency.plan(options.batch_size, side, pictures)
+
+
+def _plan_with(batch_size: int, options: Namespace, parts: Parts, sources: Sequence[Source]) -> MemoryPlan:
+    """Return the plan with another ``--batch_size`` than the options'."""
+    return plan_of(Namespace(**{**vars(options), "batch_size": batch_size}), parts, sources)
 
 
 def refuse_too_little_memory(options: Namespace, parts: Parts, sources: Sequence[Source]) -> None:
@@ -118,8 +122,7 @@ def _helped_by_smaller_batches(
     """Tell whether the halving of batches, which a GPU's end of memory starts, makes it fit."""
     if device == "cpu" or options.batch_size == 1:  # the system rather kills who takes too much
         return False
-    alone = Namespace(**{**vars(options), "batch_size": 1})
-    return plan_of(alone, parts, sources).taken[device] <= total
+    return _plan_with(1, options, parts, sources).taken[device] <= total
 
 
 def _way_out(options: Namespace, parts: Parts, sources: Sequence[Source], device: str) -> str:
