@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import logging
 import platform
@@ -15,6 +14,7 @@ from typing import Any
 from command.console import ALL_DONE, SOME_FAILED, say
 from command.decide import group_size
 from command.parts import Parts
+from command.pins import version_of
 from command.progress import Progress
 from command.sharding import before_lines
 from command.viewing import say_where_to_look
@@ -54,12 +54,8 @@ def describe(settings: ChainSettings, parts: Parts, fixed_prompts: FixedPrompts)
 
 def about_machine(parts: Parts | None = None) -> dict[str, Any]:
     """Collect what is good to know about the machine and the installed versions."""
-    versions = {}
-    for package in ("pillow", "numpy", "torch", "diffusers", "transformers", "onnxruntime"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    packages = ("pillow", "numpy", "torch", "diffusers", "transformers", "onnxruntime")
+    versions = {name: version for name in packages if (version := version_of(name)) is not None}
     devices = vars(parts.machine.devices) if parts and parts.machine else {}
     return {
         "python": platform.python_version(),
