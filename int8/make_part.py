@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from checkpoints.hashing import sha256_of
+from checkpoints.hashing import note_sha256, sha256_of
 from int8 import export
 from int8.choose_layers import (
     Fidelity,
@@ -150,6 +150,8 @@ def quantize_part(component: str, pipeline: Pipeline, output_dir: Path, options:
         record = _record(component, result, pipeline, options, folder)
         text = json.dumps(record, indent=1, ensure_ascii=False)
         (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+    for name, file in record["files"].items():  # it may be gigabytes: nobody need hash it again
+        note_sha256(target / name, file["sha256"])
     return result
 
 

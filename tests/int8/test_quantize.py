@@ -14,11 +14,12 @@ from packaging.requirements import Requirement
 from PIL import Image
 from quantized_parts import FROM, LORA, MODEL, RUN, VAE, quantized_parts
 
+from checkpoints import hashing
 from errors import InputError
 from int8 import calibration, choose_layers, make_part
 from int8.choose_layers import LayerCost, LayerInput, choose, compare, plans, psnr, relative_error
 from int8.export import Activation, LayerPlan, quantize_blocks, quantize_rows, trace, write
-from int8.find_parts import part_folder
+from int8.find_parts import part_folder, read_record
 from int8.pipeline import PartWeights, Pipeline
 from int8.run_part import OnnxPart
 from sd3.spec import PARTS, TEXT_PARTS
@@ -172,6 +173,14 @@ def test_a_run_that_fails_leaves_the_earlier_part_alone(tmp_path, pipeline, monk
         make_part.quantize_part("text_enc_1", pipeline, tmp_path, FROM_OPTIONS)
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     assert (folder / "model.onnx").read_text() == "earlier"
+
+
+def test_a_part_that_was_just_written_is_not_hashed_again(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(hashing, "SMALL", 0)
+    assert command("quantize_model", "--output_dir", tmp_path, "-q", *FROM[:2]).code == 0
+    monkeypatch.setattr(hashing, "sha256_of", lambda *_: pytest.fail("hashed again"))
+    read_record(part_folder(tmp_path, "text_enc_1"), "text_enc_1")
 
 
 FROM_OPTIONS = {"pretrained_model_name_or_path": str(MODEL)}
