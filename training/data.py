@@ -143,7 +143,7 @@ class StateItem:
     def pair(self, chance: random.Random) -> Pair:
         """Read the state that was zoomed into, and what the networks were given of it."""
         number, size = self.step.step, self.step.size
-        parent = _state(self.tree.state(self.picture.name, number - 1))
+        parent = self._parent()
         file = self.tree.sr_input(self.picture.name, number, from_first_state=False)
         sr_input = read_state(file, size)
         if sr_input is None:  # a run with --save states keeps none
@@ -155,13 +155,12 @@ class StateItem:
         label = f"{self.picture.label} at {self.step.magnification}x"
         return Pair(label, parent, sr_input)
 
-
-def _state(file: Path) -> Image:
-    size = size_of_state(file)
-    state = None if size is None else read_state(file, size)
-    if state is None:
-        raise PictureError(f"{file.name}: is missing or damaged")
-    return state
+    def _parent(self) -> Image:
+        name, number = self.picture.name, self.step.step - 1
+        size = size_of_state(self.tree.state(name, number))
+        if size is None:
+            raise self.tree.lost_state(name, number)
+        return self.tree.read_state(name, number, size)
 
 
 def items_of_pictures(
