@@ -61,7 +61,7 @@ class MemoryPlan:
         rows: one for each component.
         peaks: estimated bytes by device: the weights that are there together, working memory, and on ``cpu``
             the pictures at work.
-        waiting: bytes of CPU memory that components take while they wait, where there is room.
+        waiting: bytes of CPU memory that copies of components which come and go take, where there is room.
     """
 
     rows: list[PlanRow]
@@ -77,7 +77,7 @@ class MemoryPlan:
             lines.append(f"{row.component:<12} {count:>10}  {taken:>9}  {row.device:<7} {row.moves}")
         lines += [f"peak of {device}: about {peak / 1e9:.1f} GB" for device, peak in self.peaks.items()]
         if self.waiting:
-            lines.append(f"waiting in CPU memory, where there is room: up to {self.waiting / 1e9:.1f} GB")
+            lines.append(f"copies in CPU memory, where there is room: up to {self.waiting / 1e9:.1f} GB")
         return "\n".join(lines)
 
     @property
@@ -126,7 +126,8 @@ def plan_memory(
     if pictures:
         peaks["cpu"] = peaks.get("cpu", FIXED_WORKING) + pictures
     parked = [row.size.bytes for row in rows if row.size and row.device.startswith("cuda")]
-    waiting = sum(parked) - min(parked) if efficient_memory and parked else 0
+    # the copies stay while their component is on the device; where there is but one, it never leaves
+    waiting = sum(parked) if efficient_memory and len(parked) > 1 else 0
     return MemoryPlan(rows, peaks, waiting)
 
 

@@ -12,23 +12,37 @@ Four plans follow from the devices (`machine.devices.choose_devices`):
 
 * one device: each component is loaded at its first use and stays;
 * two CUDA devices: text encoders and VLM on the first, transformer and VAE on the second, all stay;
-* ``--efficient_memory`` on an accelerator: one component on it at a time. The one that leaves waits in CPU
-  memory where there is room, else it is dropped and read again from its file when its turn comes;
+* ``--efficient_memory`` on a GPU: one component on it at a time. The one that leaves waits in CPU memory
+  where there is room, else it is dropped and read again from its file when its turn comes;
 * ``--efficient_memory`` on the CPU: one component in memory at a time, read again at each turn. The weights
   of a safetensors file are memory-mapped, so reading again costs what the page cache no longer holds.
 
-Because the chain works scale by scale over a whole group of pictures, a turn comes once a scale.
+Because the chain works scale by scale over a whole group of pictures, a turn comes once a scale. While one
+component computes on a CUDA device, the files of the next ones are read ahead (`machine.read_ahead`).
 """
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from errors import InputError
-from machine.memory import MemoryPlan, Size, fits_host, out_of_memory, plan_memory, return_memory
+from machine.host_copy import HostCopy
+from machine.memory import (
+    HOST_RESERVE,
+    MemoryPlan,
+    Size,
+    fits_host,
+    out_of_memory,
+    plan_memory,
+    return_memory,
+    room_on,
+)
+from machine.read_ahead import ReadAhead
 from machine.stage_times import StageTimes
 
 if TYPE_CHECKING:
@@ -44,7 +58,9 @@ class Component:
     load: Callable[["torch.device"], Any]
     device: "torch.device"
     size: Size | None = None
+    files: Sequence[Path] = ()
     module: Any = None
+    in_cpu_memory: HostCopy | None = None
     on_device: bool = False
     users: int = 0
 
@@ -70,6 +86,9 @@ class Residency:
         self.loads: Counter[str] = Counter()
         self.moves: Counter[str] = Counter()
         self.components: dict[str, Component] = {}
+        self._read_ahead = ReadAhead()
+        self._latest = ""
+        self._after: dict[str, str] = {}  # what was placed after each, the last time
 
     def add(
         self,
@@ -77,6 +96,7 @@ class Residency:
         load: Callable[["torch.device"], Any],
         device: "torch.device",
         size: Size | None = None,
+        files: Sequence[Path] = (),
     ) -> None:
         """Register a component; nothing is read yet.
 
@@ -87,10 +107,11 @@ class Residency:
                 ONNX session) is never moved, only dropped.
             device: where the component computes.
             size: for the plan.
+            files: that `load` reads, and that may be read ahead.
         """
         if name in self.components:
             raise ValueError(f"component {name} was added twice")
-        self.components[name] = Component(load, device, size)
+        self.components[name] = Component(load, device, size, files)
 
     @contextmanager
     def use(self, name: str) -> Iterator[Any]:
@@ -129,9 +150,10 @@ class Residency:
 
     def _place(self, name: str, component: Component) -> None:
         """Bring one component to its device, from CPU memory or from its file."""
-        if component.module is not None:
+        self._read_ahead.end(component.files)
+        if component.in_cpu_memory is not None:
             with self.times.stage(f"{name}.move"):
-                component.module.to(component.device)
+                component.in_cpu_memory.come(component.device)
                 self.moves[name] += 1
         else:
             logger.info("loading %s to %s", name, component.device)
@@ -139,6 +161,24 @@ class Residency:
                 component.module = component.load(component.device)
                 self.loads[name] += 1
         component.on_device = True
+        self._after[self._latest], self._latest = name, name
+        if component.device.type == "cuda":
+            self._read_ahead.begin(self._files_to_come(name), room_on("cpu").free - HOST_RESERVE)
+
+    def _files_to_come(self, name: str) -> list[Path]:
+        """Return the files of components that come after ``name`` and are in no memory, the next ones first.
+
+        In the order of the last time; the first time in that in which they were added.
+        """
+        added = list(self.components)
+        following = dict(pairwise(added)) | self._after
+        files: dict[Path, None] = {}
+        passed = {name}
+        while (name := following.get(name, name)) not in passed:
+            passed.add(name)
+            if self.components[name].module is None:
+                files |= dict.fromkeys(self.components[name].files)
+        return list(files)
 
     def _make_room(self, name: str) -> None:
         """Take the other idle components off the device that ``name`` is about to use."""
@@ -148,8 +188,10 @@ class Residency:
                 continue
             with self.times.stage(f"{other}.move"):
                 # An Apple GPU shares its memory with the CPU: waiting there would free nothing.
-                if device.type == "cuda" and fits_host(component.module):
-                    component.module.to("cpu")
+                if component.in_cpu_memory is None and device.type == "cuda" and fits_host(component.module):
+                    component.in_cpu_memory = HostCopy(component.module)
+                if component.in_cpu_memory is not None:
+                    component.in_cpu_memory.leave()
                     self.moves[other] += 1
                     logger.debug("%s leaves %s for CPU memory", other, device)
                 else:

@@ -66,7 +66,8 @@ class DapeExtractor:
         self.dtype = machine.dtype(self.device)
         parameters = sum(parameter.numel() for parameter in build_tagger(files).parameters())
         size = Size(parameters, parameters * self.dtype.itemsize)
-        machine.residency.add(DAPE, self._load, self.device, size)
+        weights = [files.ram] if files.dape is None else [files.ram, files.dape]
+        machine.residency.add(DAPE, self._load, self.device, size, weights)
 
     def _load(self, device: "torch.device") -> "torch.nn.Module":
         from ram.model import load_ram
@@ -129,7 +130,8 @@ class VlmExtractor:
         self.dtype = dtype = machine.dtype(device, files.model.dtype)
         parameters = files.model.parameters
         size = Size(parameters, parameters * dtype.itemsize)
-        machine.residency.add(VLM, lambda device: load_vlm(self.files, device, dtype), device, size)
+        weights = files.model.files
+        machine.residency.add(VLM, lambda device: load_vlm(self.files, device, dtype), device, size, weights)
 
     def __call__(self, inputs: Sequence[StepInput]) -> Iterator[Prompt | PictureError]:
         """Yield the VLM's cleaned answer to each input; inputs RGB, of any size."""

@@ -56,6 +56,11 @@ class SD3Checkpoint:
         """Return the files of one of `sd3.spec.PARTS`."""
         return self.parts[PARTS[part].folder]
 
+    def weights_of(self, part: str) -> list[Path]:
+        """Return every file that a part's weights are read from, the SR files among them."""
+        sr_file = {"transformer": self.lora_path, "vae_encoder": self.vae_path}.get(part)
+        return [*self.files_of(part).files, *([] if sr_file is None else [sr_file])]
+
     @property
     def vae_config(self) -> dict[str, Any]:
         """config.json of the VAE."""

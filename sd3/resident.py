@@ -14,13 +14,14 @@ from machine.machine import Machine
 from machine.memory import NO_PICTURE, PICTURE_WORKING, Size
 from sd3.checkpoint import SD3Checkpoint
 from sd3.networks import Loader, Part, check_part, load_part, part_size
-from sd3.spec import PARTS, TEXT_PARTS, VAE_PARTS, vae_pixels
+from sd3.spec import TEXT_PARTS, VAE_PARTS, vae_pixels
 from sd3.tiles import tile_vae
 from zoom.settings import Tiles
 
 logger = logging.getLogger(__name__)
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # as safetensors names them
+IN_ORDER = (*TEXT_PARTS, "vae_encoder", "transformer", "vae_decoder")  # as a scale uses them
 VAE_WORKING = PICTURE_WORKING // 4  # for each byte that a weight has: what it makes is in the weights' type
 
 
@@ -61,7 +62,7 @@ class ResidentParts:
         self.dtypes = dict.fromkeys(TEXT_PARTS, machine.dtype(devices.text))
         self.dtypes["transformer"] = sr_dtype = machine.dtype(devices.sr)
         self.dtypes |= dict.fromkeys(VAE_PARTS, torch.float32 if sr_dtype == torch.float16 else sr_dtype)
-        for part in PARTS:
+        for part in IN_ORDER:
             device = devices.text if part in TEXT_PARTS else devices.sr
             if part in stand_ins:
                 load, size = stand_ins[part]
@@ -71,7 +72,8 @@ class ResidentParts:
             stored = DTYPES[files.dtype] if self._by_block(part, device) else None
             lora = part == "transformer" and checkpoint.lora_path is not None
             size = part_size(check_part(part, files), self.dtypes[part], stored, lora)
-            machine.residency.add(part, self._loader(part), device, self._working(part, size))
+            working = self._working(part, size)
+            machine.residency.add(part, self._loader(part), device, working, checkpoint.weights_of(part))
 
     def _working(self, part: str, size: Size) -> Size:
         """Say of a part how large the pictures are that it works on at once, and what that takes."""

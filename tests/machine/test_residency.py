@@ -1,12 +1,14 @@
 """Which network is where, and when it moves: all that fit, or one at a time on each device."""
 
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
 
 from errors import InputError
-from machine import memory
+from machine import host_copy, memory
+from machine import residency as residency_module
 from machine.memory import Size
 from machine.residency import Residency
 from machine.stage_times import StageTimes
@@ -15,16 +17,25 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 
 
 class Model(torch.nn.Module):
-    """Stands for a network on a device that is not here: remembers where it was moved."""
+    """Stands for a network."""
 
     def __init__(self, device):
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(4))
-        self.where = str(device)
+        self.weight = torch.nn.Parameter(torch.ones(4))
 
-    def to(self, device):
-        self.where = str(device)
-        return self
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Stands for a GPU that is not here, with a host of much memory: what was copied to it."""
+    copied = []
+
+    def on_device(tensors, device):
+        copied.extend((tensor.nbytes, str(device)) for tensor in tensors)
+        return [tensor.clone() for tensor in tensors]
+
+    monkeypatch.setattr(host_copy, "on_device", on_device)
+    monkeypatch.setattr(memory, "HOST_RESERVE", 0)
+    return copied
 
 
 def three(efficient_memory, device=CPU):
@@ -87,18 +98,47 @@ def test_a_component_in_use_is_not_taken_away():
         assert resident(residency) == {"c"}
 
 
-def test_a_component_leaves_a_gpu_for_cpu_memory_and_comes_back_without_being_read_again(monkeypatch):
-    monkeypatch.setattr(memory, "HOST_RESERVE", 0)
+def test_a_component_leaves_a_gpu_for_cpu_memory_and_comes_back_without_being_read_again(gpu):
     residency = three(efficient_memory=True, device=CUDA)
     with residency.use("a") as a:
-        assert a.where == "cuda:0"
+        pass
     with residency.use("b"):
-        assert a.where == "cpu"
+        assert gpu == []
     with residency.use("a") as again:
         assert again is a
-        assert a.where == "cuda:0"
+    assert gpu == [(16, "cuda:0")]
     assert residency.loads == {"a": 1, "b": 1}
     assert residency.moves == {"a": 2, "b": 1}
+
+
+def test_a_component_is_copied_to_cpu_memory_once_and_leaves_for_nothing_ever_after(gpu):
+    residency = three(efficient_memory=True, device=CUDA)
+    for name in "ab":
+        with residency.use(name):
+            pass
+    with residency.use("a") as a:
+        a.weight.data.fill_(7)  # weights do not change: it is seen whether they were copied again
+    with residency.use("b"):
+        pass
+    with residency.use("a") as a:
+        assert a.weight.tolist() == [1, 1, 1, 1]
+
+
+def test_a_component_that_finds_no_room_on_its_return_is_whole_in_cpu_memory(gpu, monkeypatch):
+    residency = three(efficient_memory=True, device=CUDA)
+    for name in "ab":
+        with residency.use(name):
+            pass
+
+    def full(tensors, device):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as short:
+        short.setattr(host_copy, "on_device", full)
+        with pytest.raises(InputError, match="a does not fit on cuda:0"), residency.use("a"):
+            pass
+    with residency.use("a") as a:
+        assert a.weight.tolist() == [1, 1, 1, 1]
 
 
 def test_where_cpu_memory_is_short_a_component_is_read_again(monkeypatch):
@@ -132,8 +172,7 @@ def test_a_component_that_does_not_fit_is_reported_in_one_line_with_the_way_out(
         pass
 
 
-def test_loading_and_moving_have_stages_of_their_own(monkeypatch):
-    monkeypatch.setattr(memory, "HOST_RESERVE", 0)
+def test_loading_and_moving_have_stages_of_their_own(gpu):
     residency = three(efficient_memory=True, device=CUDA)
     for name in "aba":
         with residency.use(name):
@@ -141,8 +180,7 @@ def test_loading_and_moving_have_stages_of_their_own(monkeypatch):
     assert set(residency.times) == {"a.load", "b.load", "a.move", "b.move"}
 
 
-def test_what_is_no_module_leaves_a_gpu_by_being_dropped(monkeypatch):
-    monkeypatch.setattr(memory, "HOST_RESERVE", 0)
+def test_what_is_no_module_leaves_a_gpu_by_being_dropped(gpu):
     residency = Residency(efficient_memory=True)
     residency.add("session", lambda device: "an ONNX session", CUDA)
     residency.add("network", Model, CUDA)
@@ -157,6 +195,62 @@ def test_one_name_is_one_component():
     residency = three(efficient_memory=False)
     with pytest.raises(ValueError, match="component a was added twice"):
         residency.add("a", Model, CPU)
+
+
+# what is read ahead
+
+
+@pytest.fixture
+def ahead(monkeypatch):
+    """What is read ahead while each component computes, with a host of much memory: files by component."""
+
+    class Noted:
+        def end(self, wanted=()):
+            self.wanted = [path.name for path in wanted]
+
+        def begin(self, files, room):
+            begun[self.wanted[0] if self.wanted else ""] = [path.name for path in files]
+
+    begun = {}
+    monkeypatch.setattr(residency_module, "ReadAhead", Noted)
+    monkeypatch.setattr(memory, "HOST_RESERVE", 2**60)  # what leaves the device is dropped
+    return begun
+
+
+def with_files(names, device=CUDA, efficient_memory=True):
+    residency = Residency(efficient_memory, StageTimes())
+    for name in names:
+        residency.add(name, Model, device, files=[Path(name)])
+    return residency
+
+
+def turns(residency, names):
+    for name in names:
+        with residency.use(name):
+            pass
+
+
+def test_while_a_component_computes_the_files_of_the_next_ones_are_read_the_nearest_first(ahead):
+    turns(with_files("abc"), "ab")
+    assert ahead == {"a": ["b", "c"], "b": ["c"]}
+
+
+def test_what_was_not_needed_the_last_time_is_not_read_ahead(ahead):
+    turns(with_files("abcd"), "abcd" + "cdcd")
+    assert ahead["d"] == ["c"], "a prompt that was encoded once is not encoded again"
+    assert ahead["c"] == ["d"]
+
+
+def test_what_is_in_memory_is_not_read_ahead(ahead, gpu):
+    turns(with_files("ab"), "aba")
+    assert ahead["a"] == []
+    turns(with_files("abc", efficient_memory=False), "abc")
+    assert ahead["c"] == []
+
+
+def test_on_the_cpu_nothing_is_read_ahead(ahead):
+    turns(with_files("abc", CPU), "abc")
+    assert ahead == {}
 
 
 # the plan
