@@ -77,6 +77,7 @@ class OSEDiffSD3:
         tiles: Tiles | None = None,
         stand_ins: Mapping[str, tuple[Loader, Size]] | None = None,
         xformers: bool = False,
+        compiled: bool = False,
     ) -> None:
         """Check every tensor's name and shape and register the parts; nothing big is read yet.
 
@@ -86,22 +87,20 @@ class OSEDiffSD3:
             tiles: sizes beyond which networks work tile by tile.
             stand_ins: loaders of callables that take the place of parts, and their sizes, by part name.
             xformers: use xformers' attention in the transformer where it can.
+            compiled: compile the transformer's blocks at their first use.
 
         Raises:
-            InputError: weights do not fit their config.json, or tiles or the scheduler are not SD3's.
+            InputError: weights do not fit their config.json, tiles or the scheduler are not SD3's, or nothing
+                can be compiled.
         """
-        self.machine, self.tiles, self._checkpoint, self._xformers = (
-            machine,
-            tiles or Tiles(),
-            checkpoint,
-            xformers,
-        )
+        self.machine, self.tiles, self._checkpoint = machine, tiles or Tiles(), checkpoint
+        self._xformers, self._compiled = xformers, compiled
         self._stand_ins = sorted(stand_ins or ())
         vae = checkpoint.vae_config
         self._scaling_factor, self._shift_factor = vae["scaling_factor"], vae["shift_factor"]
         self._latent_pixel = vae_pixels(vae)
         self._timestep = one_step(checkpoint.folder)
-        self._parts = ResidentParts(checkpoint, machine, self.tiles, stand_ins or {}, xformers)
+        self._parts = ResidentParts(checkpoint, machine, self.tiles, stand_ins or {}, xformers, compiled)
         self.text = TextEncoders(checkpoint, self._parts, machine)
 
     def describe(self) -> dict[str, object]:
@@ -114,6 +113,7 @@ class OSEDiffSD3:
             "stand_ins": self._stand_ins,
             "xformers": self._xformers,
             "tiles": vars(self.tiles),
+            **({"compiled": True} if self._compiled else {}),
         }
 
     def __call__(

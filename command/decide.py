@@ -39,6 +39,7 @@ SD3_OPTIONS = {
     "lora_rank": None,
     **{option: getattr(Tiles(), field) for field, option in TILE_OPTIONS.items()},
     "enable_xformers_memory_efficient_attention": False,
+    "compile": False,
     "quantize": False,
     "quantized_dir": None,
 }
@@ -284,6 +285,14 @@ def _decide_sd3(options: argparse.Namespace) -> None:
     if options.quantized_dir is not None and not options.quantize:
         raise InputError("--quantized_dir only goes with --quantize")
     options.quantized_dir = options.quantized_dir or QUANTIZED
+    if options.compile and options.full_image:
+        raise InputError(
+            "--compile: whole pictures are of many sizes, and each would be compiled for itself; leave it out"
+        )
+    if options.compile and options.enable_xformers_memory_efficient_attention:
+        raise InputError(
+            "--compile: compiles PyTorch's own attention, and not xformers'; give one of the two"
+        )
     if options.no_sr_lora:
         if any(one is not None for one in (options.lora_path, options.vae_path, options.lora_rank)):
             raise InputError(

@@ -325,7 +325,12 @@ def _sr_backbone(parser: argparse.ArgumentParser) -> None:
         help="use xformers in SD3's transformer; where it cannot be had, one line says why, and the run "
         "goes on without",
     )
-
+    add(
+        "--compile",
+        action="store_true",
+        help="compile the blocks of SD3's transformer, on CUDA devices; each batch size takes minutes once a "
+        "run before it is faster, so only for long runs (docs/chain.md)",
+    )
     add(
         "--quantize",
         action="store_true",

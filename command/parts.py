@@ -216,6 +216,5 @@ def _build_backbone(options: Namespace, files: CheckedFiles, machine: Machine) -
         from int8.run_part import stand_ins as load_sessions
 
         stand_ins = load_sessions(files.quantized, files.sd3.vae_config, tile_sizes)
-    return OSEDiffSD3(
-        files.sd3, machine, tile_sizes, stand_ins, options.enable_xformers_memory_efficient_attention
-    )
+    xformers = options.enable_xformers_memory_efficient_attention
+    return OSEDiffSD3(files.sd3, machine, tile_sizes, stand_ins, xformers, options.compile)

@@ -44,6 +44,7 @@ _NAMES = {
     r"backbone/dtypes/(\w+)": r"the precision of \1 (--mixed_precision, --quantize)",
     r"backbone/stand_ins": "the parts in int8 (--quantize)",
     r"backbone/xformers": "--enable_xformers_memory_efficient_attention",
+    r"backbone/compiled": "--compile",
     **{f"backbone/tiles/{field}": f"--{option}" for field, option in TILE_OPTIONS.items()},
     r"quantized": "--quantize",
     r"quantized/(\w+)": r"\1 in int8 (--quantize)",

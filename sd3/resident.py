@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from errors import InputError
 from machine.machine import Machine
 from machine.memory import NO_PICTURE, PICTURE_WORKING, Size
 from sd3.checkpoint import SD3Checkpoint
+from sd3.compiled import compile_blocks, refuse_what_cannot_be_compiled, running_compiled
 from sd3.networks import Loader, Part, check_part, load_part, part_size
 from sd3.spec import TEXT_PARTS, VAE_PARTS, vae_pixels
 from sd3.tiles import tile_vae
@@ -40,6 +41,7 @@ class ResidentParts:
         tiles: Tiles,
         stand_ins: Mapping[str, tuple[Loader, Size]],
         xformers: bool,
+        compiled: bool = False,
     ) -> None:
         """Check every tensor's name and shape and register the parts; nothing big is read yet.
 
@@ -49,16 +51,21 @@ class ResidentParts:
             tiles: sizes beyond which networks work tile by tile.
             stand_ins: loaders of callables that take the place of parts, and their sizes, by part name.
             xformers: use xformers' attention in the transformer where it can.
+            compiled: compile the transformer's blocks.
 
         Raises:
-            InputError: weights do not fit their config.json, or tiles are too large for the transformer.
+            InputError: weights do not fit their config.json, tiles are too large for the transformer, or it
+                cannot be compiled.
         """
-        self._checkpoint, self._machine, self._tiles, self._xformers = checkpoint, machine, tiles, xformers
+        self._checkpoint, self._machine, self._tiles = checkpoint, machine, tiles
+        self._xformers, self._compiled = xformers, compiled
         config = checkpoint.transformer_config
         largest = config["pos_embed_max_size"] * config["patch_size"]
         if tiles.latent > largest:
             raise InputError(f"--latent_tiled_size {tiles.latent}: this transformer takes {largest} at most")
         devices = machine.devices
+        if compiled:
+            refuse_what_cannot_be_compiled(devices.sr, stand_ins)
         self.dtypes = dict.fromkeys(TEXT_PARTS, machine.dtype(devices.text))
         self.dtypes["transformer"] = sr_dtype = machine.dtype(devices.sr)
         self.dtypes |= dict.fromkeys(VAE_PARTS, torch.float32 if sr_dtype == torch.float16 else sr_dtype)
@@ -99,6 +106,8 @@ class ResidentParts:
                 loaded = load_part(part, self._checkpoint, device, self.dtypes[part], by_block)
             if part == "transformer" and self._xformers:
                 _use_xformers(loaded.model)
+            if part == "transformer" and self._compiled:
+                compile_blocks(loaded.model)
             if part in VAE_PARTS:
                 tile_vae(loaded.model, part, self._tiles)
             return loaded
@@ -113,12 +122,13 @@ class ResidentParts:
             part: one of `sd3.spec.PARTS`.
             exact: arithmetic in fp32, whatever the dtype of the weights.
         """
-        with self._machine.residency.use(part) as call:
-            if exact and isinstance(call, Part):
-                with call.in_fp32():
-                    yield call
-            else:
-                yield call
+        with self._machine.residency.use(part) as call, ExitStack() as around:
+            exact = exact and isinstance(call, Part)
+            if part == "transformer" and self._compiled:
+                around.enter_context(running_compiled(exact))
+            if exact:
+                around.enter_context(call.in_fp32())
+            yield call
 
 
 def _use_xformers(transformer: Any) -> None:

@@ -253,6 +253,23 @@ def test_xformers_that_cannot_be_had_is_said_once_and_the_run_goes_on(command, t
     assert done.err.count("attention is not available") == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (SMALL, "only for CUDA devices, and SD3's transformer is on cpu; leave it out"),
+        ((*SMALL, "--full_image"), "whole pictures are of many sizes"),
+        ((*SMALL, "--enable_xformers_memory_efficient_attention"), "give one of the two"),
+        (("-i", PARITY / "input"), "only goes with --backbone sd3"),
+    ],
+)
+def test_compiling_is_refused_where_it_gains_nothing(command, tmp_path, options, why):
+    done = command("inference_coz", *options, "-o", tmp_path / "out", "--compile")
+    assert done.code == 2
+    assert why in done.err
+    assert done.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_dry_run_prints_what_each_model_takes_and_loads_none(command, tmp_path):
     done = command("inference_coz", *SMALL, *VLM, "-o", tmp_path / "out", "--dry_run")
     assert done.code == 0
