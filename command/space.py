@@ -39,7 +39,8 @@ FLOATS = {"adain": 40, "wavelet": 80}  # more, where colours are held in floatin
 def decide_batch_size(options: Namespace, parts: Parts, sources: Sequence[Source]) -> None:
     """Put what ``--batch_size auto`` stands for into its place: as many pictures as are sure to fit.
 
-    On the CPU that is one: batches take memory there, and bring the SR networks next to nothing.
+    On the CPU that is one: batches take memory there, and bring the SR networks next to nothing. Whole
+    pictures come one at a time, but questions about their tiles go through the extractor in batches.
 
     Args:
         options, parts, sources: see `plan_of`.
@@ -47,7 +48,9 @@ def decide_batch_size(options: Namespace, parts: Parts, sources: Sequence[Source
     if options.batch_size != AUTO:
         return
     options.batch_size = 1
-    if parts.machine is None or options.full_image or parts.machine.devices.sr.type == "cpu":
+    if parts.machine is None or parts.machine.devices.sr.type == "cpu":
+        return
+    if options.full_image and options.tile_prompts != "tile":
         return
     free = {device: room_on(device).free for device in plan_of(options, parts, sources).taken}
     for size in range(MOST_BY_ITSELF, 1, -1):

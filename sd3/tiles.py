@@ -14,7 +14,7 @@ SHARED = 4  # diffusers' tiles share a quarter of their side
 
 
 def tile_vae(vae: Any, part: str, tiles: Tiles) -> None:
-    """Switch on diffusers' own tiling for pictures larger than a tile, and put what it makes on the CPU.
+    """Switch on diffusers' own tiling for pictures larger than a tile, and put what tiles make on the CPU.
 
     Args:
         vae: an `AutoencoderKL`.
@@ -29,7 +29,17 @@ def tile_vae(vae: Any, part: str, tiles: Tiles) -> None:
     vae.tile_latent_min_size, vae.tile_sample_min_size = latent_size, latent_size * pixels
     # diffusers keeps all tiles until the last is done: a device need not hold more than one
     last = (vae.quant_conv or vae.encoder) if part == "vae_encoder" else vae.decoder
-    last.register_forward_hook(lambda module, args, output: output.cpu())
+    name = "_tiled_encode" if part == "vae_encoder" else "tiled_decode"
+    tile_by_tile = getattr(vae, name)
+
+    def on_cpu(*args: Any, **kwargs: Any) -> Any:
+        hook = last.register_forward_hook(lambda module, args, output: output.cpu())
+        try:
+            return tile_by_tile(*args, **kwargs)
+        finally:
+            hook.remove()
+
+    setattr(vae, name, on_cpu)
 
 
 def tiled_velocity(

@@ -106,6 +106,21 @@ def test_the_weights_change_the_picture(plain, inputs, expected_pixels):
     assert grey_levels(without, expected_pixels) > 5
 
 
+def test_pictures_that_share_a_prompt_share_its_copy_on_the_device():
+    shared, own = torch.ones(2, 3), torch.zeros(2, 3)
+    moved = []
+
+    class Counted(torch.Tensor):
+        def to(self, device):
+            moved.append(device)
+            return self.as_subclass(torch.Tensor)
+
+    first, second = shared.as_subclass(Counted), own.as_subclass(Counted)
+    stacked = osediff_sd3.stacked_on(torch.device("cpu"), [first, second, first])
+    assert torch.equal(stacked, torch.stack([shared, own, shared]))
+    assert len(moved) == 2
+
+
 def test_floats_are_rounded_not_cut_off():
     grey = torch.tensor([-2.0, -1.0, (100.6 / 255) * 2 - 1, (100.4 / 255) * 2 - 1, 1.0, 2.0])
     image = osediff_sd3.to_image(grey.expand(3, 1, 6))

@@ -42,6 +42,7 @@ def check(monkeypatch, arguments, weights, total, free=None, device="cuda:0", so
         ("cuda:0", 15 * GB, ("--process_size", 256), 16),
         ("cuda:0", 15 * GB, ("--batch_size", 2), 2),
         ("cuda:0", 80 * GB, ("--full_image",), 1),
+        ("cuda:0", 80 * GB, ("--full_image", "--prompt_type", "dape"), 16),  # questions about tiles
         ("cpu", 80 * GB, (), 1),
     ],
 )

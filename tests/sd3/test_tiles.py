@@ -104,6 +104,25 @@ def test_each_half_of_the_vae_sees_tiles_of_the_size_asked_for(part, whole, tile
     assert max(seen) == tile
 
 
+@pytest.mark.parametrize(
+    ("part", "whole", "one"),
+    [("vae_encoder", (1, 3, 128, 128), (1, 3, 64, 64)), ("vae_decoder", (1, 16, 32, 32), (1, 16, 16, 16))],
+)
+@torch.no_grad()
+def test_only_what_tiles_make_is_put_on_the_cpu_at_once(part, whole, one, monkeypatch):
+    loaded = load_part(part, check_sd3(str(PARITY / "sd3"), None, None), torch.device("cpu"), torch.float32)
+    tile_vae(loaded.model, part, SMALL)
+    put = []
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: put.append(tensor) or tensor)
+    loaded(torch.zeros(one))
+    assert put == []
+    loaded(torch.zeros(whole))
+    tiles = len(put)
+    assert tiles > 1
+    loaded(torch.zeros(one))
+    assert len(put) == tiles
+
+
 @pytest.mark.parametrize("part", ["vae_encoder", "vae_decoder"])
 @pytest.mark.parametrize("latent", [16, 17, 18, 23], ids=str)
 @torch.no_grad()
