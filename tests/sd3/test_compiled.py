@@ -1,5 +1,7 @@
 """SD3's transformer with its blocks compiled: here by a compiler for the CPU that changes nothing."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +66,14 @@ def test_what_was_compiled_runs_all_blocks_and_gives_the_same_pixels(backend, on
     made(backbone, one)
     made(network(True), one)
     assert len(backend) == 2, "a transformer that was read again is not compiled again"
+
+
+def test_every_batch_size_is_compiled_by_itself():
+    """Else which kernel computes a picture would depend on what was computed before it."""
+    asked = []
+    block = SimpleNamespace(compile=lambda **how: asked.append(how["dynamic"]))
+    compiled.compile_blocks(SimpleNamespace(transformer_blocks=[block, block]))
+    assert asked == [False, False]
 
 
 def test_what_is_computed_again_in_fp32_is_not_compiled(backend, one):
