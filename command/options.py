@@ -328,8 +328,8 @@ def _sr_backbone(parser: argparse.ArgumentParser) -> None:
     add(
         "--compile",
         action="store_true",
-        help="compile the blocks of SD3's transformer, on CUDA devices; each batch size takes minutes once a "
-        "run before it is faster, so only for long runs (docs/chain.md)",
+        help="compile the blocks of SD3's transformer, on CUDA devices; that takes a minute or so for each "
+        "batch size, once a run, before it is faster: for long runs (docs/chain.md)",
     )
     add(
         "--quantize",

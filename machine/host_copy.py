@@ -70,10 +70,10 @@ def in_cpu_memory(tensors: Sequence["torch.Tensor"]) -> list["torch.Tensor"]:
         block, start = places.get(number, (-1, 0))
         memory = blocks[block] if number in places else None
         if memory is None:
-            copies.append(torch.empty_like(tensor, device="cpu").copy_(tensor))
-            continue
-        room = memory[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-        copies.append(room.copy_(tensor))
+            room = torch.empty_like(tensor, device="cpu", requires_grad=False)
+        else:
+            room = memory[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        copies.append(room.copy_(tensor.detach()))
     return copies
 
 
