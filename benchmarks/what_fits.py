@@ -81,8 +81,10 @@ def sizes(dtype: "torch.dtype", by_block: bool = False) -> "dict[str, Size]":
     found = {}
     for part, spec in PARTS.items():
         config = json.loads((DATA / "sd3_medium" / spec.folder / "config.json").read_text())
-        stored = torch.bfloat16 if by_block and part not in VAE_PARTS else None
-        found[part] = part_size(build_on_meta(part, config), dtype, stored, part == "transformer")
+        streamed = by_block and part not in VAE_PARTS
+        found[part] = part_size(
+            build_on_meta(part, config), dtype, torch.float16, streamed, part == "transformer"
+        )
     with init_empty_weights():
         vlm = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(DATA / "qwen2_5_vl_3b"))
     vlm.tie_weights()
