@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,6 +115,7 @@ def write_sd3_configuration(folder: Path) -> None:
         shutil.copytree(DATA / "parity" / "sd3" / name, folder / name, dirs_exist_ok=True)
 
 
+@cache
 def sd3_shapes(source: Path) -> dict[str, dict[str, tuple[int, ...]]]:
     """Return the shape of every tensor that SD3's files hold, by folder, as its configurations tell."""
     from sd3.networks import build_on_meta

@@ -1,7 +1,8 @@
 """The networks of a run with random weights that are made on the device itself: no checkpoint is needed.
 
 They are built, checked, cast and merged by the tool's own code; only the reading of weights is another.
-Weights are normal values of deviation 0.02 from a seed of their own, those of norms 1, biases 0.
+Weights are normal values of deviation 0.02 from a seed of their own, those of norms 1, biases 0. Those of the
+tiny SD3 are read after all, and rounded to fp16, in which SD3-medium's files are.
 """
 
 import json
@@ -109,6 +110,7 @@ def random_tensor(name: str, shape: Iterable[int], device: "torch.device", dtype
 def sd3(sizes: Sizes, machine: "Machine", tiles: "Tiles | None" = None, kind: str = "F16") -> "OSEDiffSD3":
     """Build SD3 as from files of a kind (safetensors' word for their dtype); use it within `made_up`."""
     from full_size import sd3_shapes
+
     from checkpoints.folders import ModelFiles
     from checkpoints.headers import TensorInfo
     from osediff_sd3 import OSEDiffSD3
@@ -124,13 +126,13 @@ def sd3(sizes: Sizes, machine: "Machine", tiles: "Tiles | None" = None, kind: st
 
 
 @contextmanager
-def made_up(sizes: Sizes, new_tokens: int = 32) -> Iterator[None]:
+def made_up(sizes: Sizes, new_tokens: int = 1) -> Iterator[None]:
     """Make up weights within a with block, wherever the tool would read them."""
     import torch
+    from full_size import sd3_shapes
 
     import ram.model
     import sd3.networks
-    from full_size import sd3_shapes
     from prompts import extractors
 
     shapes = sd3_shapes(sizes.sd3)
@@ -139,6 +141,11 @@ def made_up(sizes: Sizes, new_tokens: int = 32) -> Iterator[None]:
     def weights(
         files: Iterable[Path], names: set[str], device: "torch.device"
     ) -> Iterator[tuple[str, "torch.Tensor"]]:
+        if sizes.name == "tiny":
+            stored = (file for path in files for file in path.parent.glob("*.safetensors"))
+            for name, tensor in read(stored, names, device):
+                yield name, tensor.half()
+            return
         for path in files:
             for name, shape in shapes[path.parent.name].items():
                 if name in names:
@@ -169,7 +176,7 @@ def dape(sizes: Sizes, machine: "Machine") -> "DapeExtractor":
     return DapeExtractor(check_ram_files(*sizes.ram), machine)
 
 
-def vlm(sizes: Sizes, machine: "Machine", new_tokens: int = 32) -> "VlmExtractor":
+def vlm(sizes: Sizes, machine: "Machine", new_tokens: int) -> "VlmExtractor":
     """Build the VLM, as from a file in bf16; use it within `made_up`, with the same ``new_tokens``."""
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForImageTextToText
@@ -178,13 +185,14 @@ def vlm(sizes: Sizes, machine: "Machine", new_tokens: int = 32) -> "VlmExtractor
     from checkpoints.headers import TensorInfo
     from prompts.extractors import VlmExtractor
     from prompts.vlm_files import VlmFiles
+    from prompts.vlm_loading import _tied
 
     with init_empty_weights():
         model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(sizes.qwen))
     tensors = {
         name: TensorInfo(tuple(tensor.shape), "BF16")
         for name, tensor in model.state_dict().items()
-        if name != "lm_head.weight"  # tied to the embedding, stored once
+        if name not in _tied(model)  # stored once
     }
     config = json.loads((sizes.qwen / "config.json").read_text())
     files = VlmFiles("random", ModelFiles(sizes.qwen, config, (sizes.qwen / RANDOM,), tensors))
