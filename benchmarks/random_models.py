@@ -8,7 +8,7 @@ tiny SD3 are read after all, and rounded to fp16, in which SD3-medium's files ar
 import json
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,6 +166,38 @@ def made_up(sizes: Sizes, new_tokens: int = 1) -> Iterator[None]:
         yield
     finally:
         sd3.networks._read, extractors.load_vlm, ram.model.load_ram = read, load_vlm, load_ram
+
+
+@contextmanager
+def pretrained(sizes: Sizes, device: "torch.device") -> Iterator[None]:
+    """Let diffusers and transformers read the same weights within a with block, itself within `made_up`."""
+    from unittest import mock
+
+    import torch
+    from diffusers import AutoencoderKL, SD3Transformer2DModel
+    from transformers import CLIPTextModelWithProjection, T5EncoderModel
+
+    import sd3.networks
+    from sd3.spec import PARTS
+
+    def read(folder: Path, **options: Any) -> Any:
+        config = json.loads((folder / "config.json").read_text())
+        if folder.name == "vae":
+            with torch.device("meta"):
+                model = AutoencoderKL.from_config(config)
+        else:
+            [part] = [name for name, spec in PARTS.items() if spec.folder == folder.name]
+            model = sd3.networks.build_on_meta(part, config)
+        files = (folder / RANDOM,)
+        state = dict(sd3.networks._read(files, set(model.state_dict()), device))
+        model.load_state_dict(state, strict=False, assign=True)
+        return model.to(device=device, dtype=options.get("dtype") or options.get("torch_dtype"))
+
+    kinds = (AutoencoderKL, SD3Transformer2DModel, CLIPTextModelWithProjection, T5EncoderModel)
+    with ExitStack() as patches:
+        for kind in kinds:
+            patches.enter_context(mock.patch.object(kind, "from_pretrained", read))
+        yield
 
 
 def dape(sizes: Sizes, machine: "Machine") -> "DapeExtractor":
