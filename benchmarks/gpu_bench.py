@@ -17,7 +17,9 @@ from zoom.protocols import StepInput
 if TYPE_CHECKING:
     import torch
 
-    from zoom.protocols import PromptExtractor, SRBackbone
+    from osediff_sd3 import OSEDiffSD3
+    from plain_sr.embedded import EmbeddedBackbone
+    from zoom.protocols import PromptExtractor
 
 LEAST_SECONDS, MOST_RUNS = 1.0, 7  # of a measurement on a GPU
 
@@ -75,12 +77,15 @@ class Bench:
         return [StepInput(one, one.resize((side, side), Image.Resampling.BICUBIC)) for one in pictures]
 
     def step(
-        self, network: "SRBackbone", inputs: Sequence[StepInput], extractor: "PromptExtractor | None" = None
+        self,
+        network: "OSEDiffSD3 | EmbeddedBackbone",
+        inputs: Sequence[StepInput],
+        extractor: "PromptExtractor | None" = None,
     ) -> None:
         """Run one step of some pictures; prompts that an extractor makes are never those of before.
 
         Raises:
-            InputError: a picture does not fit.
+            InputError: the batch does not fit.
         """
         prompts = [[""]] * len(inputs)
         if extractor is not None:
@@ -89,6 +94,8 @@ class Bench:
         for result in network(inputs, prompts, range(len(inputs))):
             if isinstance(result, PictureError):
                 raise InputError(str(result))
+        if network.machine.batches._smaller:
+            raise InputError("does not fit: batches were halved")
 
     def seconds(self, call: Callable[[], object]) -> float:
         """Return the median of the seconds that a call takes, after a first one; on a CPU, of that one."""

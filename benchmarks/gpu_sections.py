@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from zoom.protocols import PromptExtractor
 
 Rows = list[dict[str, Any]]
+ALL_IN_FP32 = 40 * 10**9  # bytes of memory in which SD3 is resident in fp32
 ROOM = 2 * 2**30  # bytes that are copied to measure how fast a GPU's memory is
 
 
@@ -99,7 +100,7 @@ def prompts(bench: Bench) -> Rows:
 def efficient(bench: Bench) -> Rows:
     """Time groups with one model on the device at a time, the VLM included."""
     rows: Rows = []
-    for batch in bench.batches[::2]:
+    for batch in bench.batches[::4]:
         machine = bench.machine(batch=batch, efficient_memory=True)
         network = random_models.sd3(bench.sizes, machine)
         extractor = random_models.vlm(bench.sizes, machine, bench.new_tokens)
@@ -214,13 +215,16 @@ def _precision(bench: Bench) -> Rows:
     import numpy as np
     import torch
 
+    from machine.memory import room_on
     from sd3.spec import PARTS
+
+    small = bench.on_gpu and room_on(str(bench.device)).total < ALL_IN_FP32
 
     @torch.no_grad()
     def made(dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], np.ndarray]:
         """Return what each part makes that computes in a dtype, and the picture of a step."""
         forced: Any = type("InOneKind", (Machine,), {"dtype": lambda self, *_, **__: dtype})
-        machine = forced.choose(str(bench.device), "auto", efficient_memory=bench.on_gpu)
+        machine = forced.choose(str(bench.device), "auto", efficient_memory=small)
         network, outputs = random_models.sd3(bench.sizes, machine), {}
         for part in PARTS:
             torch.manual_seed(0)
@@ -349,4 +353,6 @@ OWN_WEIGHTS = ("precision", "loading")  # which see to them themselves
 def measure(name: str, bench: Bench) -> Rows:
     """Measure a section, on made-up weights."""
     with nullcontext() if name in OWN_WEIGHTS else made_up(bench.sizes, bench.new_tokens):
-        return SECTIONS[name](bench)
+        rows = SECTIONS[name](bench)
+    bench.free()
+    return rows

@@ -107,8 +107,8 @@ def random_tensor(name: str, shape: Iterable[int], device: "torch.device", dtype
     return torch.randn(sides, generator=generator, device=device, dtype=dtype).mul_(DEVIATION)
 
 
-def sd3(sizes: Sizes, machine: "Machine", tiles: "Tiles | None" = None, kind: str = "F16") -> "OSEDiffSD3":
-    """Build SD3 as from files of a kind (safetensors' word for their dtype); use it within `made_up`."""
+def sd3(sizes: Sizes, machine: "Machine", tiles: "Tiles | None" = None) -> "OSEDiffSD3":
+    """Build SD3, as from files in fp16; use it within `made_up`."""
     from full_size import sd3_shapes
 
     from checkpoints.folders import ModelFiles
@@ -119,7 +119,7 @@ def sd3(sizes: Sizes, machine: "Machine", tiles: "Tiles | None" = None, kind: st
     parts = {}
     for name, shapes in sd3_shapes(sizes.sd3).items():
         config = json.loads((sizes.sd3 / name / "config.json").read_text())
-        tensors = {tensor: TensorInfo(shape, kind) for tensor, shape in shapes.items()}
+        tensors = {tensor: TensorInfo(shape, "F16") for tensor, shape in shapes.items()}
         parts[name] = ModelFiles(sizes.sd3 / name, config, (sizes.sd3 / name / RANDOM,), tensors)
     checkpoint = SD3Checkpoint(f"SD3, {sizes.name} size, random", sizes.sd3, parts, *sizes.sr_files)
     return OSEDiffSD3(checkpoint, machine, tiles)
