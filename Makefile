@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CODE := *.py command zoom results viewer sd3 plain_sr prompts int8 checkpoints machine ram lora training benchmarks
 
-.PHONY: zoom test browser fuzz soak format clean
+.PHONY: zoom test test-gpu browser fuzz soak format clean
 
 zoom: $(VENV)/installed  ## zoom 256x into every picture of samples/
 	$(BIN)/python inference_coz.py -i samples -o inference_results
@@ -16,6 +16,9 @@ test: $(VENV)/installed-dev  ## lint, types and tests
 	$(BIN)/oxlint --config viewer/page/.oxlintrc.json viewer/page
 	$(BIN)/mypy $(CODE)
 	$(BIN)/pytest -n 2
+
+test-gpu: $(VENV)/installed-dev  ## what only a GPU shows; skipped, with the reason, where there is none
+	$(BIN)/pytest -m gpu -n 0 -rs
 
 browser: $(VENV)/installed-browser  ## what the tests of the page need; without it they are skipped
 	command -v chromium >/dev/null || { apt-get update -qq && \

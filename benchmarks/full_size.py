@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,13 +99,28 @@ def print_report(report: dict, seconds: float, peak: int) -> int:
 
 def write_sd3(folder: Path) -> None:
     """Write SD3-medium in diffusers layout: real sizes, random weights."""
-    from sd3.networks import build_on_meta
-    from sd3.spec import PARTS, TOKENIZERS
-
     source = DATA / "sd3_medium"
-    shutil.copytree(source, folder, dirs_exist_ok=True)
+    write_sd3_configuration(folder)
+    for name, tensors in sd3_shapes(source).items():
+        stem = "model" if name.startswith("text") else "diffusion_pytorch_model"
+        write_weights(folder / name, stem, tensors)
+
+
+def write_sd3_configuration(folder: Path) -> None:
+    """Write all of SD3-medium but its weights, with the tests' small tokenizers."""
+    from sd3.spec import TOKENIZERS
+
+    shutil.copytree(DATA / "sd3_medium", folder, dirs_exist_ok=True)
     for name in TOKENIZERS:
         shutil.copytree(DATA / "parity" / "sd3" / name, folder / name, dirs_exist_ok=True)
+
+
+@cache
+def sd3_shapes(source: Path) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Return the shape of every tensor that SD3's files hold, by folder, as its configurations tell."""
+    from sd3.networks import build_on_meta
+    from sd3.spec import PARTS
+
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for part, spec in PARTS.items():
         model = build_on_meta(part, json.loads((source / spec.folder / "config.json").read_text()))
@@ -112,9 +128,7 @@ def write_sd3(folder: Path) -> None:
             {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
         )
     shapes["text_encoder_3"].pop("encoder.embed_tokens.weight")  # tied to shared.weight, stored once
-    for name, tensors in shapes.items():
-        stem = "model" if name.startswith("text") else "diffusion_pytorch_model"
-        write_weights(folder / name, stem, tensors)
+    return shapes
 
 
 def write_sr_files(folder: Path) -> None:
@@ -149,6 +163,22 @@ def write_qwen(folder: Path) -> None:
     from accelerate import init_empty_weights
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+    known = write_qwen_configuration(folder)
+    with init_empty_weights():
+        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(folder))
+    shapes = {
+        name.replace("model.visual.", "visual.").replace("model.language_model.", "model."): tuple(
+            tensor.shape
+        )
+        for name, tensor in model.state_dict().items()
+        if name != "lm_head.weight"  # tied to the embedding, stored once
+    }
+    # Zero rows for tokens that the small tokenizer does not know: they are never the likeliest.
+    write_weights(folder, "model", shapes, {"model.embed_tokens.weight": known})
+
+
+def write_qwen_configuration(folder: Path) -> int:
+    """Write all of Qwen2.5-VL-3B but its weights; return how many tokens the small tokenizer knows."""
     small = DATA / "parity" / "qwen"
     folder.mkdir(parents=True, exist_ok=True)
     for path in small.iterdir():
@@ -161,17 +191,8 @@ def write_qwen(folder: Path) -> None:
     for key in ("bos_token_id", "eos_token_id"):
         config[key] = tokens["text_config"][key]
     (folder / "config.json").write_text(json.dumps(config))
-    with init_empty_weights():
-        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(folder))
-    shapes = {
-        name.replace("model.visual.", "visual.").replace("model.language_model.", "model."): tuple(
-            tensor.shape
-        )
-        for name, tensor in model.state_dict().items()
-        if name != "lm_head.weight"  # tied to the embedding, stored once
-    }
-    # Zero rows for tokens that the small tokenizer does not know: they are never the likeliest.
-    write_weights(folder, "model", shapes, {"model.embed_tokens.weight": tokens["text_config"]["vocab_size"]})
+    known: int = tokens["text_config"]["vocab_size"]
+    return known
 
 
 def write_weights(

@@ -27,10 +27,12 @@ def main() -> None:
     import torch
 
     from machine.memory import Size, plan_memory
-    from sd3.spec import TEXT_PARTS
+    from sd3.spec import TEXT_PARTS, VAE_PARTS
 
-    half, exact = sizes(torch.bfloat16), sizes(torch.float32)
-    print("| component | parameters | bf16 | fp32 |\n|---|---:|---:|---:|")
+    # as auto has them: the files' fp16 but for the VAE, and the VLM's bf16
+    half, exact = sizes(torch.float16), sizes(torch.float32)
+    half |= {part: exact[part] for part in VAE_PARTS}
+    print("| component | parameters | on a GPU | fp32 |\n|---|---:|---:|---:|")
     for name, size in half.items():
         in_gb = " | ".join(f"{one.bytes / 1e9:.2f} GB" for one in (size, exact[name]))
         print(f"| {name} | {size.parameters / 1e6:,.0f} M | {in_gb} |")
@@ -69,7 +71,7 @@ def main() -> None:
 
 
 def sizes(dtype: "torch.dtype", by_block: bool = False) -> "dict[str, Size]":
-    """Compute the size of every component in a dtype; ``by_block``: all but the VAE stay in bf16."""
+    """Compute the size of every component in a dtype; ``by_block``: all but the VAE stay in their 16 bits."""
     import torch
     from accelerate import init_empty_weights
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -81,8 +83,10 @@ def sizes(dtype: "torch.dtype", by_block: bool = False) -> "dict[str, Size]":
     found = {}
     for part, spec in PARTS.items():
         config = json.loads((DATA / "sd3_medium" / spec.folder / "config.json").read_text())
-        stored = torch.bfloat16 if by_block and part not in VAE_PARTS else None
-        found[part] = part_size(build_on_meta(part, config), dtype, stored, part == "transformer")
+        streamed = by_block and part not in VAE_PARTS
+        found[part] = part_size(
+            build_on_meta(part, config), dtype, torch.float16, streamed, part == "transformer"
+        )
     with init_empty_weights():
         vlm = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(DATA / "qwen2_5_vl_3b"))
     vlm.tie_weights()

@@ -359,7 +359,8 @@ def _the_machine(parser: argparse.ArgumentParser) -> None:
         "--mixed_precision",
         choices=("auto", "fp32", "fp16", "bf16"),
         default="auto",
-        help="auto: bf16 where the device is fast at it, else fp16 on a GPU, fp32 on the CPU",
+        help="auto: fp32 on the CPU; on a GPU fp16 for SD3 and the embedded network, whose files are in it, "
+        "and else bf16 where the GPU is fast at it",
     )
     add(
         "--efficient_memory",

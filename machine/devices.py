@@ -45,15 +45,19 @@ def choose_device(name: str, option: str = "--device") -> "torch.device":
     return device
 
 
-def choose_dtype(name: str, device: "torch.device", stored: str | None = None) -> "torch.dtype":
+def choose_dtype(
+    name: str, device: "torch.device", stored: str | None = None, keeps_fp16: bool = False
+) -> "torch.dtype":
     """Return the dtype of weights and arithmetic that ``--mixed_precision`` names.
 
     Args:
         name: ``fp32``, ``fp16``, ``bf16``, or ``auto``: bf16 on CUDA devices that compute in it (Ampere and
-            newer), fp16 on older CUDA devices and Apple GPUs, fp32 on the CPU.
+            newer) unless the model keeps fp16, fp16 on older CUDA devices and Apple GPUs, fp32 on the CPU.
         device: where the model will run.
         stored: dtype of its file in safetensors' words, for a model that keeps bf16 where it is stored so:
             the VLM runs in bf16 as published, leaves fp16's range, and would take 15 GB in fp32.
+        keeps_fp16: of a model whose file is in fp16, and which stays within fp16's range or is looked after
+            where it does not. bf16 would round its weights, and all that it computes, 8 times as coarsely.
 
     Raises:
         InputError: unknown name, or fp16 on the CPU, where its narrow range gains no speed.
@@ -63,7 +67,7 @@ def choose_dtype(name: str, device: "torch.device", stored: str | None = None) -
     if name == "auto":
         if device.type == "cpu":
             dtype = torch.bfloat16 if stored == "BF16" else torch.float32
-        elif device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8:
+        elif device.type == "cuda" and not keeps_fp16 and torch.cuda.get_device_capability(device)[0] >= 8:
             dtype = torch.bfloat16
         else:
             dtype = torch.float16

@@ -53,8 +53,13 @@ class Machine:
         Raises:
             InputError: no such device here, or a precision that does not go with it.
         """
+        import torch
+
         times = StageTimes() if times is None else times
         devices = choose_devices(device, efficient_memory, gpus)
+        # cuDNN's convolutions in fp32 round to TF32's 10 bits unless they are told not to: fine for a VAE
+        # beside networks in 16 bits, and not what somebody wants who asks for fp32
+        torch.backends.cudnn.allow_tf32 = precision != "fp32"
         return cls(devices, precision, Residency(efficient_memory, times), Batches(batch_size), times)
 
     @property
@@ -62,6 +67,8 @@ class Machine:
         """Whether there is one network at a time on each device."""
         return self.residency.efficient_memory
 
-    def dtype(self, device: "torch.device", stored: str | None = None) -> "torch.dtype":
+    def dtype(
+        self, device: "torch.device", stored: str | None = None, keeps_fp16: bool = False
+    ) -> "torch.dtype":
         """Return the dtype of weights and arithmetic on a device; see `machine.devices.choose_dtype`."""
-        return choose_dtype(self.precision, device, stored)
+        return choose_dtype(self.precision, device, stored, keeps_fp16)

@@ -1,14 +1,16 @@
-"""Arithmetic in a wider dtype than the weights are stored in, a block at a time.
+"""Arithmetic in a wider dtype than the weights are stored in, a block or a layer at a time.
 
 diffusers' layerwise casting does the like, but casts the weights for storage itself, and so loses the memory
 map that leaves them in the file.
 """
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+
+Stored = list[tuple["torch.Tensor", "torch.Tensor"]]  # a tensor of a module, and its data as it is stored
 
 
 def upcast_by_block(module: "torch.nn.Module", dtype: "torch.dtype") -> Callable[[], None]:
@@ -34,44 +36,58 @@ def upcast_by_block(module: "torch.nn.Module", dtype: "torch.dtype") -> Callable
         for child in part.children():
             visit(child)
 
-    def cast(tensors: Iterable[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        stored = [(tensor, tensor.data) for tensor in tensors if tensor.is_floating_point()]
-        for tensor, data in stored:
-            tensor.data = data.to(dtype)
-        return stored
-
-    def restore(stored: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        while stored:
-            tensor, data = stored.pop()
-            tensor.data = data
-
-    def attach(block: torch.nn.Module) -> Callable[[], None]:
-        stored: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-        def before(*_: object) -> None:
-            stored.extend(cast([*block.parameters(), *block.buffers()]))
-
-        def after(*_: object) -> None:
-            restore(stored)
-
-        handles = [
-            block.register_forward_pre_hook(before),
-            block.register_forward_hook(after, always_call=True),
-        ]
-
-        def detach() -> None:
-            for handle in handles:
-                handle.remove()
-
-        return detach
-
     visit(module)
-    outside = cast(rest)
-    detachers = [attach(block) for block in blocks]
+    outside = _cast(rest, dtype)
+    detachers = [upcast_in_its_turn(block, dtype) for block in blocks]
 
     def undo() -> None:
         for detach in detachers:
             detach()
-        restore(outside)
+        _restore(outside)
 
     return undo
+
+
+def upcast_in_its_turn(module: "torch.nn.Module", dtype: "torch.dtype") -> Callable[[], None]:
+    """Cast a module's weights, and what it is called with, before it runs; put the weights back after.
+
+    Returns:
+        A function that undoes it.
+    """
+    import torch
+
+    stored: Stored = []
+
+    def before(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        stored.extend(_cast([*module.parameters(), *module.buffers()], dtype))
+        return tuple(
+            arg.to(dtype) if isinstance(arg, torch.Tensor) and arg.is_floating_point() else arg
+            for arg in args
+        )
+
+    def after(*_: object) -> None:
+        _restore(stored)
+
+    handles = [
+        module.register_forward_pre_hook(before),
+        module.register_forward_hook(after, always_call=True),
+    ]
+
+    def detach() -> None:
+        for handle in handles:
+            handle.remove()
+
+    return detach
+
+
+def _cast(tensors: "Iterable[torch.Tensor]", dtype: "torch.dtype") -> Stored:
+    stored = [(tensor, tensor.data) for tensor in tensors if tensor.is_floating_point()]
+    for tensor, data in stored:
+        tensor.data = data.to(dtype)
+    return stored
+
+
+def _restore(stored: Stored) -> None:
+    while stored:
+        tensor, data = stored.pop()
+        tensor.data = data

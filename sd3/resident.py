@@ -15,7 +15,7 @@ from machine.memory import NO_PICTURE, PICTURE_WORKING, Size
 from sd3.checkpoint import SD3Checkpoint
 from sd3.compiled import compile_blocks, refuse_what_cannot_be_compiled, running_compiled
 from sd3.networks import Loader, Part, check_part, load_part, part_size
-from sd3.spec import TEXT_PARTS, VAE_PARTS, vae_pixels
+from sd3.spec import PARTS, TEXT_PARTS, VAE_PARTS, vae_pixels
 from sd3.tiles import tile_vae
 from zoom.settings import Tiles
 
@@ -30,8 +30,9 @@ class ResidentParts:
     """SD3's parts by name, or what stands in for them.
 
     Attributes:
-        dtypes: of each part's arithmetic. Under fp16 the VAE computes in fp32, because SD3's leaves fp16's
-            range.
+        dtypes: of each part's arithmetic. A part whose file is in fp16 keeps it (SD3-medium's are): what is
+            not finite in the end is computed again in fp32. Under fp16 the VAE computes in fp32, as in the
+            published code: nothing shows that it and its SR encoder keep within fp16's range.
     """
 
     def __init__(
@@ -66,8 +67,8 @@ class ResidentParts:
         devices = machine.devices
         if compiled:
             refuse_what_cannot_be_compiled(devices.sr, stand_ins)
-        self.dtypes = dict.fromkeys(TEXT_PARTS, machine.dtype(devices.text))
-        self.dtypes["transformer"] = sr_dtype = machine.dtype(devices.sr)
+        self.dtypes = {part: self._dtype(part, devices.text) for part in TEXT_PARTS}
+        self.dtypes["transformer"] = sr_dtype = self._dtype("transformer", devices.sr)
         self.dtypes |= dict.fromkeys(VAE_PARTS, torch.float32 if sr_dtype == torch.float16 else sr_dtype)
         for part in IN_ORDER:
             device = devices.text if part in TEXT_PARTS else devices.sr
@@ -76,11 +77,16 @@ class ResidentParts:
                 machine.residency.add(part, load, device, size)
                 continue
             files = checkpoint.files_of(part)
-            stored = DTYPES[files.dtype] if self._by_block(part, device) else None
             lora = part == "transformer" and checkpoint.lora_path is not None
-            size = part_size(check_part(part, files), self.dtypes[part], stored, lora)
+            by_block, stored = self._by_block(part, device), DTYPES[files.dtype]
+            size = part_size(check_part(part, files), self.dtypes[part], stored, by_block, lora)
             working = self._working(part, size)
             machine.residency.add(part, self._loader(part), device, working, checkpoint.weights_of(part))
+
+    def _dtype(self, part: str, device: torch.device) -> torch.dtype:
+        files = self._checkpoint.parts.get(PARTS[part].folder)
+        in_fp16 = files is not None and bool(files.tensors) and files.dtype == "F16"
+        return self._machine.dtype(device, keeps_fp16=in_fp16)
 
     def _working(self, part: str, size: Size) -> Size:
         """Say of a part how large the pictures are that it works on at once, and what that takes."""

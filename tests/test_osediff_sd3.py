@@ -207,7 +207,7 @@ def test_what_computes_the_pixels_is_described_in_json(plain):
 
 def test_in_fp16_the_vae_computes_in_fp32_and_t5_keeps_its_wide_weights(monkeypatch):
     half = dict.fromkeys(("text_enc_1", "text_enc_2", "text_enc_3", "transformer"), "float16")
-    monkeypatch.setattr(Machine, "dtype", lambda self, device, stored=None: torch.float16)
+    monkeypatch.setattr(Machine, "dtype", lambda *_, **__: torch.float16)
     network = backbone()
     dtypes = network.describe()["dtypes"]
     assert dtypes == half | dict.fromkeys(("vae_encoder", "vae_decoder"), "float32")
@@ -248,7 +248,7 @@ def test_efficient_memory_computes_16_bit_files_in_fp32_with_the_same_pixels_in_
 
 
 class Broken(Part):
-    """A decoder whose low precision overflows, as SD3's VAE does in fp16."""
+    """A decoder whose low precision overflows."""
 
     def __init__(self, part, value, always):
         super().__init__(part.model, torch.bfloat16)

@@ -61,10 +61,12 @@ def test_the_second_cuda_device_is_the_one_with_room_for_the_sr_networks(monkeyp
 
 def test_auto_precision_follows_the_device(monkeypatch):
     assert choose_dtype("auto", CPU) == torch.float32
+    assert choose_dtype("auto", CPU, keeps_fp16=True) == torch.float32
     assert choose_dtype("auto", torch.device("mps")) == torch.float16
     for capability, dtype in (((7, 5), torch.float16), ((8, 6), torch.bfloat16)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
         assert choose_dtype("auto", CUDA) == dtype
+        assert choose_dtype("auto", CUDA, keeps_fp16=True) == torch.float16
 
 
 def test_auto_leaves_a_vlm_in_its_own_bf16_on_the_cpu():
