@@ -360,7 +360,7 @@ def _the_machine(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "fp32", "fp16", "bf16"),
         default="auto",
         help="auto: fp32 on the CPU; on a GPU fp16 for SD3 and the embedded network, whose files are in it, "
-        "and else bf16 where the GPU is fast at it",
+        "and else bf16 where the GPU is fast at it. bf16 on a CPU is for those with avx512_bf16 or amx",
     )
     add(
         "--efficient_memory",

@@ -85,6 +85,19 @@ def choose_dtype(
     return dtype
 
 
+def emulates_bf16(device: "torch.device") -> bool:
+    """Tell whether a device is a CPU that has no bf16 arithmetic, where PyTorch does it step by step.
+
+    Only x86 CPUs are known to tell; versions of PyTorch whose CPUs do not are believed to have it.
+    """
+    import torch
+
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    able = torch.cpu.get_capabilities()
+    return able.get("architecture") == "x86_64" and not (able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
 @dataclass(frozen=True)
 class Devices:
     """Where the components of a run live.

@@ -1,15 +1,18 @@
 """Everything that a run's networks must know of the machine, in one object."""
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from machine.batches import Batches
-from machine.devices import Devices, choose_devices, choose_dtype
+from machine.devices import Devices, choose_devices, choose_dtype, emulates_bf16
 from machine.residency import Residency
 from machine.stage_times import StageTimes
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,11 @@ class Machine:
 
         times = StageTimes() if times is None else times
         devices = choose_devices(device, efficient_memory, gpus)
+        if precision == "bf16" and emulates_bf16(devices.sr):
+            logger.warning(
+                "--mixed_precision bf16: this CPU has no bf16 arithmetic (avx512_bf16, amx), and takes ten"
+                " times as long as in fp32"
+            )
         # cuDNN's convolutions in fp32 round to TF32's 10 bits unless they are told not to: fine for a VAE
         # beside networks in 16 bits, and not what somebody wants who asks for fp32
         torch.backends.cudnn.allow_tf32 = precision != "fp32"

@@ -99,3 +99,23 @@ def test_a_machine_holds_all_that_the_networks_of_a_run_share():
     assert machine.efficient_memory
     assert machine.batches.size == 3
     assert machine.residency.times is machine.times is times
+
+
+@pytest.mark.parametrize(
+    ("able", "warned"),
+    [
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}, True),
+        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, False),
+        ({"architecture": "aarch64"}, False),
+    ],
+)
+def test_bf16_on_a_cpu_that_has_none_is_warned_of(monkeypatch, caplog, able, warned):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    Machine.choose("cpu", "bf16")
+    assert ("has no bf16 arithmetic" in caplog.text) == warned
+
+
+def test_fp32_on_a_cpu_without_bf16_is_no_reason_to_warn(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64"})
+    Machine.choose("cpu", "fp32")
+    assert not caplog.text
