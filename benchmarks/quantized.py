@@ -11,6 +11,7 @@ one process. Peak memory: the process's maximum resident set while the part was 
 """
 
 import argparse
+import logging
 import os
 import resource
 import statistics
@@ -35,6 +36,7 @@ def main() -> None:
     add("--calls", type=int, default=15, help="timed calls, fewer where they are long")
     add("--scratch", type=Path, help="of transformer and VAE: the folder that keeps what was made and found")
     add("--step", nargs="+", choices=STEPS, default=STEPS, help="of transformer and VAE: only these")
+    add("--give_up", type=float, default=600, help="seconds for timing a transformer or VAE in one precision")
     add("--pictures", type=int, default=5, help="transformer and VAE are calibrated with")
     add("--only", choices=STEPS, help=argparse.SUPPRESS)  # in this process
     options = parser.parse_args()
@@ -44,13 +46,16 @@ def main() -> None:
 
     import torch
 
+    from command.console import set_up_logging
+
+    set_up_logging(logging.WARNING)  # the libraries' own talk left out
     torch.set_num_threads(options.threads)
     if options.only:
         run_step(pixels[0], options.only, options.scratch, options.pictures, options.calls)
         return
     if pixels:
         handed_on = [f"--{name}={getattr(options, name)}" for name in ("threads", "calls", "pictures")]
-        print_table(run_steps(pixels, options.step, options.scratch, handed_on))
+        print_table(run_steps(pixels, options.step, options.scratch, options.give_up, handed_on))
     for component in options.component:
         if component in pixels:
             continue

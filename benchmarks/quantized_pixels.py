@@ -27,7 +27,7 @@ TOKENS = 77 + 512
 
 
 def run_steps(
-    components: Sequence[str], steps: Sequence[str], scratch: Path, options: Sequence[str]
+    components: Sequence[str], steps: Sequence[str], scratch: Path, give_up: float, options: Sequence[str]
 ) -> dict[str, Any]:
     """Run what has not been run yet, and return all results: by part and step.
 
@@ -35,6 +35,7 @@ def run_steps(
         components: of `SR_PARTS`.
         steps: of `STEPS`.
         scratch: folder for checkpoint, parts and results.
+        give_up: seconds after which a part that is timed is given up.
         options: to be handed on to the processes.
     """
     scratch.mkdir(parents=True, exist_ok=True)
@@ -45,15 +46,17 @@ def run_steps(
             if step in results.get(component, {}):
                 continue
             arguments = ["--component", component, "--only", step, "--scratch", str(scratch), *options]
-            subprocess.run(
-                [sys.executable, str(Path(__file__).with_name("quantized.py")), *arguments], check=True
-            )
-    return json.loads(kept.read_text())
+            limit = None if step == "make" else give_up
+            command = [sys.executable, str(Path(__file__).with_name("quantized.py")), *arguments]
+            try:
+                subprocess.run(command, check=True, timeout=limit)
+            except subprocess.TimeoutExpired:
+                keep(scratch, component, step, {"longer_than": give_up})
+    return json.loads(kept.read_text()) if kept.is_file() else {}
 
 
 def run_step(component: str, step: str, scratch: Path, pictures: int, calls: int) -> None:
     """Run one step in this process, and add what it found to the results."""
-    logging.basicConfig(format="%(asctime)s %(message)s")
     logging.getLogger("int8").setLevel(logging.INFO)
     make_checkpoint(SR_PARTS, scratch / "sd3")
     if step == "make":
@@ -62,13 +65,18 @@ def run_step(component: str, step: str, scratch: Path, pictures: int, calls: int
         found = time_calls(component, step, scratch, calls)
     used = resource.getrusage(resource.RUSAGE_SELF)
     found |= {"cpu_seconds": used.ru_utime + used.ru_stime, "peak_bytes": used.ru_maxrss * 1024}
+    keep(scratch, component, step, found)
+    print(f"{component}, {step}: {json.dumps(found)}", flush=True)
+
+
+def keep(scratch: Path, component: str, step: str, found: dict[str, Any]) -> None:
+    """Add what a step found to the results."""
     kept = scratch / "results.json"
     results = json.loads(kept.read_text()) if kept.is_file() else {}
     results.setdefault(component, {})[step] = found
     unfinished = kept.with_suffix(".part")
     unfinished.write_text(json.dumps(results, indent=1))
     unfinished.replace(kept)
-    print(f"{component}, {step}: {json.dumps(found)}", flush=True)
 
 
 def make(component: str, scratch: Path, pictures: int) -> dict[str, Any]:
@@ -194,4 +202,6 @@ def _size(made: dict[str, Any]) -> str:
 
 
 def _pace(timed: dict[str, Any]) -> str:
+    if "longer_than" in timed:
+        return f"over {timed['longer_than']:.0f} s with loading"
     return f"{timed['seconds']:.1f} s, {timed['peak_bytes'] / 2**30:.1f} GiB"
