@@ -1,7 +1,8 @@
 """Command: turn SD3's parts into int8 ONNX models that ``inference_coz.py --quantize`` runs.
 
 CLIP-L by default; ``--model_component`` names another part, or all. Every part is measured
-against PyTorch on data it was not calibrated with; `int8.make_part` says how.
+against PyTorch on data it was not calibrated with; `int8.make_part` says how. ``--measure_chain`` says what
+the parts that are there do to a whole chain (`int8.measure_chain`).
 """
 
 from machine import interrupts
@@ -13,7 +14,8 @@ if __name__ == "__main__":
 import argparse
 import errno
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +28,10 @@ from machine.disk import free_at
 from sd3.spec import PARTS, TEXT_PARTS, folders_of
 
 if TYPE_CHECKING:
+    from int8.find_parts import QuantizedParts
     from int8.make_part import Result
+    from int8.measure_chain import ChainMeasured
+    from sd3.checkpoint import SD3Checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +41,12 @@ EPILOG = """
 examples:
   quantize_model.py --model_component all
   quantize_model.py --model_component text_enc_3 --pretrained_model_name_or_path models/sd3
+  quantize_model.py --measure_chain                    makes none, measures those that are there
   inference_coz.py -i photo.jpg --quantize ...         runs them
 
 writes DIR/COMPONENT/COMPONENT_quantized/: model.onnx, model.onnx.data, quantization.json, and what optimum
-wants beside them; where all six are there, DIR/pipeline/: what optimum's ORTStableDiffusion3Pipeline opens
+wants beside them; where all six are there, DIR/pipeline/: what optimum's ORTStableDiffusion3Pipeline opens;
+with --measure_chain DIR/chain.json
 
 exit codes: 0 all parts made, near enough to PyTorch; 1 a part missed the bar, although its layers were stored
 as exactly as needed (it is written, quantization.json says how near it comes), or could not be written (disk
@@ -60,8 +67,8 @@ def build_parser() -> Parser:
     add(
         "--model_component",
         choices=(*PARTS, "all"),
-        default=TEXT_PARTS[0],
-        help="the part to quantize: CLIP-L, CLIP-G, T5-XXL, transformer, either half of the VAE",
+        help="the part to quantize: CLIP-L, CLIP-G, T5-XXL, transformer, either half of the VAE;"
+        f" with --measure_chain it may be left out, and none is made (default: {TEXT_PARTS[0]})",
     )
     add(
         "--pretrained_model_name_or_path",
@@ -103,6 +110,12 @@ def build_parser() -> Parser:
         metavar="FILE",
         help=f"SR VAE encoder, which replaces SD3's {default_help(SR_VAE)}",
     )
+    add(
+        "--measure_chain",
+        action="store_true",
+        help="then zoom two steps into two held-out pictures with and without the parts in DIR, each"
+        " alone and together, and say how far the states are from fp32's; wants the weights of all six parts",
+    )
     noise = parser.add_mutually_exclusive_group()
     noise.add_argument("-v", "--verbose", action="store_true", help="say more")
     noise.add_argument("-q", "--quiet", action="store_true", help="say only what goes wrong")
@@ -129,12 +142,19 @@ def run(options: argparse.Namespace) -> int:
 
     if options.output_dir.exists() and not options.output_dir.is_dir():
         raise InputError(f"--output_dir {options.output_dir}: is a file; give a folder")
-    components = tuple(PARTS) if options.model_component == "all" else (options.model_component,)
-    text_only = set(components) <= set(TEXT_PARTS)
+    if options.model_component == "all":
+        components = tuple(PARTS)
+    elif options.model_component is None:
+        components = () if options.measure_chain else TEXT_PARTS[:1]
+    else:
+        components = (options.model_component,)
+    text_only = set(components) <= set(TEXT_PARTS) and not options.measure_chain
     if text_only:
         for option in ("lora_path", "vae_path"):
             if getattr(options, option) is not None:
-                raise InputError(f"--{option} only goes with transformer, vae_encoder, vae_decoder or all")
+                raise InputError(
+                    f"--{option} only goes with transformer, vae_encoder, vae_decoder, all or --measure_chain"
+                )
     else:
         for option, default in (("lora_path", SR_LORA), ("vae_path", SR_VAE)):
             if getattr(options, option) is None and default.is_file():
@@ -151,6 +171,7 @@ def run(options: argparse.Namespace) -> int:
         replaced=unused,
         download=True,
     )
+    found = None if components else parts_of(options.output_dir, checkpoint)
     try:
         options.output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -166,7 +187,6 @@ def run(options: argparse.Namespace) -> int:
     from int8.make_part import Pipeline, quantize_part
     from int8.write_folder import lay_out_pipeline
     from machine.devices import choose_device
-    from machine.memory import out_of_memory
 
     if checkpoint.lora_path is None and {"transformer", "vae_encoder"} & set(components):
         logger.warning("no SR LoRA: transformer and VAE encoder will only do for --no_sr_lora runs")
@@ -174,26 +194,25 @@ def run(options: argparse.Namespace) -> int:
     pipeline = Pipeline(checkpoint, calibration, device)
     results: dict[str, Result] = {}
     for component in components:
-        try:
+        with in_one_line(component, options):
             results[component] = quantize_part(component, pipeline, options.output_dir, vars(options))
-        except OSError as error:  # whatever writes: the graph, its weights, temporary files
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            place = Path(error.filename or options.output_dir)
-            raise OutputError.of(place, error, "it begins anew") from error
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            raise InputError(
-                f"{component}: not enough memory on {device}; take fewer --num_calibration_samples, or"
-                " --device_for_quant_script cpu"
-            ) from None
         if not options.quiet:
             for line in report(component, results[component]).splitlines():
                 say(line)
     laid_out = lay_out_pipeline(options.output_dir, checkpoint)
     if laid_out is not None and not options.quiet:
         say(f"{laid_out}: all six parts, as optimum's ORTStableDiffusion3Pipeline opens them")
+    if options.measure_chain:
+        from int8.measure_chain import measure_chain
+
+        with in_one_line("--measure_chain", options):
+            found = found or parts_of(options.output_dir, checkpoint)
+            measured = measure_chain(found, checkpoint, calibration.held_out_pictures, str(device))
+            written = measured.write(options.output_dir, found)
+        if not options.quiet:
+            for line in report_chain(measured):
+                say(line)
+            say(f"{written}: of each picture")
     missed = [component for component, result in results.items() if not result.measured.bar_met]
     if missed:
         say(
@@ -202,6 +221,79 @@ def run(options: argparse.Namespace) -> int:
             error=True,
         )
     return BAR_MISSED if missed else ALL_DONE
+
+
+def parts_of(output_dir: Path, checkpoint: "SD3Checkpoint") -> "QuantizedParts":
+    """Find the int8 parts that were made from a checkpoint; name those that cannot be measured.
+
+    Raises:
+        InputError: there is none.
+    """
+    from int8.find_parts import read_parts
+    from int8.run_part import refuse_what_does_not_open
+
+    found = read_parts(output_dir)
+    found.refuse_others_sources(checkpoint.folder, checkpoint.lora_path, checkpoint.vae_path)
+    refuse_what_does_not_open(found)
+    for component, why in found.refused.items():
+        logger.warning("%s is not measured: %s", component, why)
+    if not found.records:
+        raise InputError(
+            f"--measure_chain: {output_dir} holds no part made from these files; make some with"
+            " --model_component"
+        )
+    return found
+
+
+@contextmanager
+def in_one_line(what: str, options: argparse.Namespace) -> Iterator[None]:
+    """Say in one line where the disk or the memory ends, within a with block.
+
+    Raises:
+        OutputError: the disk is full.
+        InputError: the memory does not do.
+    """
+    from machine.memory import out_of_memory
+
+    try:
+        yield
+    except OSError as error:  # whatever writes: the graph, its weights, temporary files
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = Path(error.filename or options.output_dir)
+        raise OutputError.of(place, error, "it begins anew") from error
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        raise InputError(
+            f"{what}: not enough memory on {options.device_for_quant_script}; take fewer"
+            " --num_calibration_samples, or --device_for_quant_script cpu"
+        ) from None
+
+
+def report_chain(measured: "ChainMeasured") -> list[str]:
+    """Say how far a chain with int8 parts goes from one without: a line for each set of parts."""
+    from zoom.measure import MOST_DECIBELS
+
+    worst = measured.worst()
+    most = max(worst, key=len)
+    text = tuple(part for part in most if part in TEXT_PARTS)
+
+    def name(parts: tuple[str, ...]) -> str:
+        if len(parts) == 1:
+            return parts[0]
+        if parts == text:
+            return "the text encoders"
+        return "all of these" if parts == most else ", ".join(parts)
+
+    lines = [
+        f"a chain of {len(worst[most])} steps, {len(measured.pictures)} pictures of"
+        f" {measured.size[0]}x{measured.size[1]}: the worse picture's PSNR against fp32's, after each step"
+    ]
+    for parts, values in worst.items():
+        said = ", ".join("equal" if value == MOST_DECIBELS else f"{value:.1f} dB" for value in values)
+        lines.append(f"  int8 {name(parts):17} {said}")
+    return lines
 
 
 def report(component: str, result: "Result") -> str:

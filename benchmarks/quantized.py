@@ -11,10 +11,9 @@ one process. Peak memory: the process's maximum resident set while the part was 
 """
 
 import argparse
-import json
+import logging
 import os
 import resource
-import shutil
 import statistics
 import sys
 import tempfile
@@ -24,23 +23,42 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
-DATA = ROOT / "tests" / "data"
-OUTLIER_CHANNELS = 4
-OUTLIER_FACTOR = 12.0
+from quantized_pixels import SR_PARTS, STEPS, print_table, run_step, run_steps  # noqa: E402
+from random_weights import make_checkpoint  # noqa: E402
 
 
 def main() -> None:
     """Make random checkpoints, quantize them, and print a table for each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--component", nargs="+", default=["text_enc_1", "text_enc_2"])
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--calls", type=int, default=15)
+    add = parser.add_argument
+    add("--component", nargs="+", default=["text_enc_1", "text_enc_2"])
+    add("--threads", type=int, default=os.cpu_count())
+    add("--calls", type=int, default=15, help="timed calls, fewer where they are long")
+    add("--scratch", type=Path, help="of transformer and VAE: the folder that keeps what was made and found")
+    add("--step", nargs="+", choices=STEPS, default=STEPS, help="of transformer and VAE: only these")
+    add("--give_up", type=float, default=600, help="seconds for timing a transformer or VAE in one precision")
+    add("--pictures", type=int, default=5, help="transformer and VAE are calibrated with")
+    add("--only", choices=STEPS, help=argparse.SUPPRESS)  # in this process
     options = parser.parse_args()
+    pixels = [component for component in options.component if component in SR_PARTS]
+    if pixels and options.scratch is None:
+        parser.error("transformer and VAE want --scratch DIR")
 
     import torch
 
+    from command.console import set_up_logging
+
+    set_up_logging(logging.WARNING)  # the libraries' own talk left out
     torch.set_num_threads(options.threads)
+    if options.only:
+        run_step(pixels[0], options.only, options.scratch, options.pictures, options.calls)
+        return
+    if pixels:
+        handed_on = [f"--{name}={getattr(options, name)}" for name in ("threads", "calls", "pictures")]
+        print_table(run_steps(pixels, options.step, options.scratch, options.give_up, handed_on))
     for component in options.component:
+        if component in pixels:
+            continue
         with tempfile.TemporaryDirectory(prefix="quantized.") as scratch:
             measure(component, Path(scratch), options.calls)
 
@@ -57,14 +75,14 @@ def measure(component: str, scratch: Path, calls: int) -> None:
     from sd3.spec import PARTS
 
     model = scratch / "sd3"
-    parameters = make_checkpoint(component, model)
+    make_checkpoint([component], model)
     others = PARTS.keys() - {component}
     checkpoint = check_sd3(str(model), None, None, replaced=others)
     pipeline = Pipeline(checkpoint, read_calibration(None, 10), torch.device("cpu"))
     source = {"pretrained_model_name_or_path": "random weights"}
     result = quantize_part(component, pipeline, scratch / "quantized", source)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(f"\n{component}: {parameters / 1e6:.0f} M parameters, {4 * parameters / 1e6:.0f} MB in fp32;"
+    print(f"\n{component}: {result.fp32_bytes / 4e6:.0f} M parameters;"
           f" {torch.get_num_threads()} threads")  # fmt: skip
     print(report(component, result))
     print(f"  made in {result.seconds:.0f} s, peak memory {peak / 2**30:.1f} GiB")
@@ -163,78 +181,6 @@ def median(call: Callable[[], object], calls: int) -> float:
         call()
         times.append(time.perf_counter() - start)
     return statistics.median(times[2:]) * 1e3
-
-
-def make_checkpoint(component: str, folder: Path) -> int:
-    """Write a random text encoder of true size in SD3's layout, fp16; return its number of parameters."""
-    import torch
-    from safetensors.torch import save_file
-
-    from sd3.networks import build_on_meta
-    from sd3.spec import PARTS, TOKENIZERS
-
-    shutil.copytree(DATA / "sd3_medium", folder)
-    for name in TOKENIZERS:
-        shutil.copytree(DATA / "parity" / "sd3" / name, folder / name)
-    own = folder / PARTS[component].folder
-    config = json.loads((own / "config.json").read_text(encoding="utf-8"))
-    layers = config.get("num_hidden_layers") or config["num_layers"]
-    network = build_on_meta(component, config)
-    generator = torch.Generator().manual_seed(5)
-    shards: list[dict[str, torch.Tensor]] = [{}]
-    size = parameters = 0
-    index = {}
-    shapes = {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
-    for name, shape in shapes.items():
-        tensor = random_weight(name, shape, layers, generator)
-        shards[-1][name] = tensor.to(torch.float16)
-        index[name] = f"model-{len(shards):05}.safetensors"
-        size += shards[-1][name].nbytes
-        parameters += tensor.numel()
-        if size > 2 * 2**30 or name == list(shapes)[-1]:
-            save_file(shards[-1], own / index[name])
-            shards[-1].clear()
-            shards.append({})
-            size = 0
-    (own / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
-    return parameters
-
-
-def random_weight(name: str, shape: tuple[int, ...], layers: int, generator):  # type: ignore[no-untyped-def]
-    """Return a random parameter with statistics like a trained one's.
-
-    Attention scores are moderate and every layer adds little to the residual stream (by the square root of
-    its depth), as in trained networks: with neither, a deep random network is chaotic and says nothing about
-    rounding.
-    """
-    import torch
-
-    def normal(*size: int) -> torch.Tensor:
-        return torch.randn(*size, generator=generator)
-
-    if name.endswith("bias"):
-        return 0.02 * normal(*shape)
-    if len(shape) == 1:  # a norm; T5's, which scale unscaled scores, are small
-        weight = (0.3 * normal(*shape)).exp()
-        weight[:OUTLIER_CHANNELS] /= OUTLIER_FACTOR  # the residual stream's outliers are kept down
-        weight[OUTLIER_CHANNELS : 2 * OUTLIER_CHANNELS] *= OUTLIER_FACTOR / 2
-        return 0.2 * weight if ".block." in name else weight
-    if "relative_attention_bias" in name or name.startswith("shared"):
-        return normal(*shape)
-    if "embedding" in name:
-        return 0.1 * normal(*shape)
-    outputs, inputs = shape
-    weight = normal(*shape).mul_((0.4 * normal(outputs, 1)).exp_()).mul_(inputs**-0.5)
-    layer = name.split(".")[-2]
-    if layer in ("q_proj", "k_proj"):
-        weight *= 0.4
-    if layer == "q":
-        weight *= 0.1
-    if layer in ("out_proj", "fc2", "o", "wo"):  # writes the residual stream
-        weight *= (2 * layers) ** -0.5
-    if layer in ("fc2", "wo"):
-        weight[:OUTLIER_CHANNELS] *= OUTLIER_FACTOR
-    return weight
 
 
 if __name__ == "__main__":

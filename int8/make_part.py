@@ -124,6 +124,10 @@ def quantize_part(component: str, pipeline: Pipeline, output_dir: Path, options:
             pipeline.run(component, *inputs)
     held_out = pipeline.inputs(component, held_out=True)
     exact = [pipeline.run(component, *inputs) for inputs in _progress(held_out, "fp32 on held-out data")]
+    pictures = []  # made of fp32's answers, to compare with; text encoders make none
+    if component not in TEXT_PARTS:
+        shown = zip(pipeline.calibration.held_out_pictures, exact, strict=True)
+        pictures = [pipeline.picture(component, one, right[0]) for one, right in shown]
     costs: dict[str, LayerCost] = {}
     for group, layer_input in _progress(list(zip(graph.groups(), seen, strict=True)), "choosing"):
         costs |= choose(layer_input, {name: weights(f"{name}.weight") for name in group})
@@ -137,7 +141,7 @@ def quantize_part(component: str, pipeline: Pipeline, output_dir: Path, options:
         tried = []
         for plan in plans(costs):
             export.write(graph, plan, weights, folder)
-            measured = _measure(component, folder, pipeline, held_out, exact)
+            measured = _measure(component, folder, pipeline, held_out, exact, pictures)
             tried.append((_count(plan), measured))
             logger.info("%s, layers %s: %s", component, _words(tried[-1][0]), measured)
             if measured.bar_met:
@@ -194,7 +198,12 @@ class _WholeClip(Part):
 
 
 def _measure(
-    component: str, folder: Path, pipeline: Pipeline, held_out: Sequence[Tensors], exact: Sequence[Tensors]
+    component: str,
+    folder: Path,
+    pipeline: Pipeline,
+    held_out: Sequence[Tensors],
+    exact: Sequence[Tensors],
+    pictures: Sequence[torch.Tensor],
 ) -> Measured:
     """Run the written model on the held-out inputs and compare."""
     session = OnnxPart(folder, torch.device("cpu"))
@@ -215,10 +224,9 @@ def _measure(
     }
     if not image:
         return Measured(fidelity)
-    pictures = pipeline.calibration.held_out_pictures
     values = [
-        psnr(pipeline.picture(component, one, got[0]), pipeline.picture(component, one, right[0]))
-        for one, got, right in zip(pictures, found, exact, strict=True)
+        psnr(pipeline.picture(component, one, got[0]), picture)
+        for one, got, picture in zip(pipeline.calibration.held_out_pictures, found, pictures, strict=True)
     ]
     return Measured(fidelity, min(values))
 

@@ -23,9 +23,17 @@ def consistency(state: Image.Image, crop: Image.Image) -> float:
     Returns:
         Decibels, at most `MOST_DECIBELS`.
     """
-    shrunk = state.resize(crop.size, Image.Resampling.BICUBIC)
-    levels = ImageChops.difference(shrunk, crop).histogram()  # channel after channel
-    mean_square = sum(map(mul, levels, 3 * SQUARES)) / (3 * crop.width * crop.height)
+    return psnr(state.resize(crop.size, Image.Resampling.BICUBIC), crop)
+
+
+def psnr(found: Image.Image, exact: Image.Image) -> float:
+    """Return the peak signal-to-noise ratio of two RGB pictures of one size.
+
+    Returns:
+        Decibels, at most `MOST_DECIBELS`.
+    """
+    levels = ImageChops.difference(found, exact).histogram()  # channel after channel
+    mean_square = sum(map(mul, levels, 3 * SQUARES)) / (3 * exact.width * exact.height)
     if mean_square == 0:
         return MOST_DECIBELS
     return figure(min(10 * math.log10(255**2 / mean_square), MOST_DECIBELS), 2)

@@ -19,7 +19,7 @@ from transformers import PretrainedConfig
 
 from int8 import write_folder
 from int8.find_parts import part_folder
-from int8.run_part import OnnxPart
+from int8.run_part import OnnxPart, session_options
 from int8.write_folder import PIPELINE, lay_out_pipeline
 from sd3.checkpoint import check_sd3
 from sd3.spec import PARTS, TEXT_PARTS
@@ -42,7 +42,9 @@ def quantized(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pipeline(quantized):
-    return ORTStableDiffusion3Pipeline.from_pretrained(quantized / PIPELINE)
+    return ORTStableDiffusion3Pipeline.from_pretrained(
+        quantized / PIPELINE, session_options=session_options()
+    )
 
 
 def inputs_of(component):
@@ -63,7 +65,9 @@ def test_every_part_opens_by_itself_and_answers_by_the_ecosystems_names(quantize
     examples = inputs_of(component)
     # transformers knows no configuration of diffusers' parts: these open with an empty one
     config = None if component in TEXT_PARTS else PretrainedConfig()
-    model = ORTModelForCustomTasks.from_pretrained(part_folder(quantized, component), config=config)
+    model = ORTModelForCustomTasks.from_pretrained(
+        part_folder(quantized, component), config=config, session_options=session_options()
+    )
     outputs = model(**dict(zip(PARTS[component].inputs, examples, strict=True)))
     names = list(PARTS[component].outputs)
     if names[0] == "hidden_states":  # the penultimate one, as SD3 wants it
@@ -75,7 +79,9 @@ def test_every_part_opens_by_itself_and_answers_by_the_ecosystems_names(quantize
 @pytest.mark.parametrize("component", TEXT_PARTS)
 def test_text_encoders_open_for_feature_extraction(quantized, component):
     [input_ids] = inputs_of(component)
-    model = ORTModelForFeatureExtraction.from_pretrained(part_folder(quantized, component))
+    model = ORTModelForFeatureExtraction.from_pretrained(
+        part_folder(quantized, component), session_options=session_options()
+    )
     found = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids)).last_hidden_state
     original = json.loads((MODEL / PARTS[component].folder / "config.json").read_text())
     assert model.config.model_type == original["model_type"]

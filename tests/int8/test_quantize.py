@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from conftest import PARITY, ROOT
@@ -21,7 +22,7 @@ from int8.choose_layers import LayerCost, LayerInput, choose, compare, plans, ps
 from int8.export import Activation, LayerPlan, quantize_blocks, quantize_rows, trace, write
 from int8.find_parts import part_folder, read_record
 from int8.pipeline import PartWeights, Pipeline
-from int8.run_part import OnnxPart
+from int8.run_part import OnnxPart, session_options
 from sd3.spec import PARTS, TEXT_PARTS
 
 CPU = torch.device("cpu")
@@ -311,6 +312,28 @@ def test_static_layers_compute_what_rounding_in_pytorch_says(layers, tmp_path, s
         values, scale = quantize_rows(layer.weight.detach() * divisor)
         y = y * torch.nn.functional.linear(x, values * scale[:, None], layer.bias)
     torch.testing.assert_close(found, model.conv(y[:, None]), rtol=1e-3, atol=1e-3)
+
+
+def test_sums_of_8_bit_products_keep_to_their_range_on_every_cpu(tmp_path):
+    with torch.device("meta"):
+        alone = torch.nn.Linear(64, 32, bias=False)
+    weight, x = torch.full((32, 64), 0.5), torch.full((3, 64), 2.0)  # the largest numbers of 8 bits
+    graph = trace(torch.nn.Sequential(alone), {"x": x[:1]}, ("y",), {"x": {0: "batch"}, "y": {0: "batch"}})
+    write(graph, {"0": LayerPlan("static", Activation(2 / 255, 0))}, lambda _: weight, tmp_path)
+    torch.testing.assert_close(OnnxPart(tmp_path, CPU)(x), x @ weight.t())
+
+
+def test_layers_of_two_axes_are_8_bit_products_too(layers, tmp_path):
+    model, graph, ids = layers
+    plan = dict.fromkeys(("first", "second", "last"), LayerPlan("static", Activation(0.03, 120)))
+    run(model, graph, ids, plan, tmp_path)
+    options = session_options()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    optimized = onnx.load(options.optimized_model_filepath, load_external_data=False)
+    operators = [node.op_type for node in optimized.graph.node]
+    assert operators.count("MatMulIntegerToFloat") == 3
+    assert "DequantizeLinear" not in operators  # which would multiply a weight out at every call
 
 
 def test_layers_that_share_an_input_round_it_once(layers, tmp_path):
