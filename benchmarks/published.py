@@ -4,8 +4,8 @@ One picture at a time and one step at a time: a question to the VLM, the three t
 prompt (also where it was encoded before), VAE encoder, transformer, VAE decoder; SR LoRA and the SR VAE
 encoder's LoRA beside the weights and not merged into them; under ``--efficient_memory`` every SR part leaves
 the accelerator for each question and comes back after it. On a GPU text encoders are in fp16, transformer and
-VAE in fp32, the VLM in its file's dtype; on a CPU all is fp32 here. With the checkpoints of tests/data/parity,
-embeddings, latents and velocity agree with the published code's to 1e-5.
+VAE in fp32, the VLM in its file's dtype; on a CPU all is fp32 here. With the checkpoints of
+tests/data/parity, embeddings, latents and velocity agree with the published code's to 1e-5.
 
 Where the published code's pixels are not a matter of speed, it is told as ours, so that pixels can be
 compared: states are rounded to 8 bits (published: cut off), the VLM decodes greedily (published: at
@@ -61,10 +61,8 @@ class WithLora(torch.nn.Module):
         super().__init__()
         self.layer, self.scale = layer, scale
         if isinstance(layer, torch.nn.Conv2d):
-            size: Any = layer.kernel_size
-            self.down: Any = torch.nn.Conv2d(
-                down.shape[1], len(down), size, layer.stride, layer.padding, bias=False
-            )
+            size, stride, padding = layer.kernel_size, layer.stride, layer.padding
+            self.down: Any = torch.nn.Conv2d(down.shape[1], len(down), size, stride, padding, bias=False)  # type: ignore[arg-type]
             self.up: Any = torch.nn.Conv2d(len(down), len(up), 1, bias=False)
         else:
             self.down = torch.nn.Linear(down.shape[1], len(down), bias=False)
@@ -231,7 +229,7 @@ def zoom(
         sr: the SR pass.
         prompt_of: asks the VLM about the one or two pictures, or says what it says.
         seeds: one a step.
-        two_pictures: ask about the last state and the SR input (``recursive_multiscale``), or the latter alone.
+        two_pictures: ask about the last state and the SR input (``recursive_multiscale``), or that alone.
 
     Returns:
         The states, without state 0.
