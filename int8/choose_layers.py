@@ -27,7 +27,9 @@ from int8.export import (
     quantize_rows,
 )
 
-ROWS = 128  # input vectors kept of each layer; every token or pixel of a calibration sample is one
+# Input vectors kept of each layer; every token or pixel of a calibration sample is one. On fewer no range is
+# calibrated: a layer that has one a sample (a pooled vector) will see quite others, and is never ``static``.
+ROWS = 128
 EXTREME_ROWS = 32  # of these, the ones with the largest elements: outliers decide how well 8 bits do
 SMOOTHING = (0.0, 0.5, 0.75)  # exponents tried of SmoothQuant's migration of outliers into the weights
 CLIPPING = (1.0, 0.9999, 0.999)  # shares of the elements that stay unclipped, tried; 1 is min and max
@@ -144,7 +146,7 @@ class LayerCost:
 
     Attributes:
         errors: by mode, the cheapest and fastest mode first; ``float`` costs nothing.
-        activation: the best way found to round its input, where ``static`` is one of the modes.
+        activation: the best way found to round its input; none where ``static`` is no mode.
     """
 
     errors: dict[LayerMode, float]
@@ -162,6 +164,20 @@ def choose(seen: LayerInput, weights: Mapping[str, torch.Tensor]) -> dict[str, L
         The costs by layer; ``activation`` is the same for all of them.
     """
     exact = {name: seen.rows @ weight.t() for name, weight in weights.items()}
+    activation, static = _best_activation(seen, weights, exact) if len(seen.rows) == ROWS else (None, {})
+    costs = {}
+    for name, weight in weights.items():
+        errors: dict[LayerMode, float] = {"static": static[name]} if name in static else {}
+        errors["blocks"] = relative_error(_product_of_blocks(seen.rows, weight), exact[name])
+        errors["weights"] = relative_error(seen.rows @ rounded_rows(weight).t(), exact[name])
+        costs[name] = LayerCost(errors, activation)
+    return costs
+
+
+def _best_activation(
+    seen: LayerInput, weights: Mapping[str, torch.Tensor], exact: Mapping[str, torch.Tensor]
+) -> tuple[Activation, dict[str, float]]:
+    """Return the best way found to round some layers' common input, and what it costs each of them."""
     best: tuple[float, Activation, dict[str, float]] | None = None
     for strength in SMOOTHING:
         smoothing = _smoothing(seen, strength)
@@ -177,17 +193,7 @@ def choose(seen: LayerInput, weights: Mapping[str, torch.Tensor]) -> dict[str, L
             if best is None or sum(errors.values()) < best[0]:
                 best = sum(errors.values()), Activation(scale, zero_point, smoothing), errors
     assert best is not None
-    return {
-        name: LayerCost(
-            {
-                "static": best[2][name],
-                "blocks": relative_error(_product_of_blocks(seen.rows, weight), exact[name]),
-                "weights": relative_error(seen.rows @ rounded_rows(weight).t(), exact[name]),
-            },
-            best[1],
-        )
-        for name, weight in weights.items()
-    }
+    return best[1], best[2]
 
 
 def plans(costs: Mapping[str, LayerCost]) -> Iterator[dict[str, LayerPlan]]:

@@ -129,7 +129,7 @@ def test_every_linear_layer_of_a_part_is_planned_and_named_as_in_pytorch(quantiz
     }
     planned = record(quantized, component)["layers"]
     assert layers <= planned.keys()
-    assert all(planned[name]["errors"].keys() == {"static", "blocks", "weights"} for name in layers)
+    assert all(planned[name]["errors"].keys() >= {"blocks", "weights"} for name in layers)
 
 
 @pytest.mark.parametrize("component", TEXT_PARTS)
@@ -156,8 +156,9 @@ def test_a_missed_bar_is_exit_code_1_and_the_part_is_written_all_the_same(comman
     assert "not near enough to PyTorch: text_enc_1" in done.err
     written = record(tmp_path, "text_enc_1")
     assert written["bar_met"] is False
-    assert [one["layers"] for one in written["tried"]] == [  # the token table knows no static
-        {"static": 19, "blocks": 0, "weights": 1, "float": 0},
+    # the token table knows no static, and what projects the pooled vector has seen too few for it
+    assert [one["layers"] for one in written["tried"]] == [
+        {"static": 18, "blocks": 1, "weights": 1, "float": 0},
         {"static": 0, "blocks": 0, "weights": 0, "float": 20},
     ]
 
@@ -403,6 +404,17 @@ def test_smoothing_is_chosen_where_a_channel_is_an_outlier():
     assert calm.errors["static"] < 0.02
 
 
+def test_a_layer_that_has_seen_too_few_vectors_to_know_their_range_is_never_static():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(32, 64, generator=generator)
+    few, enough = LayerInput(), LayerInput()
+    for _ in range(10):  # of each sample one
+        few.add(torch.randn(1, 64, generator=generator))
+    enough.add(torch.randn(choose_layers.ROWS, 64, generator=generator))
+    assert choose(few, {"layer": weight})["layer"].errors.keys() == {"blocks", "weights"}
+    assert choose(enough, {"layer": weight})["layer"].errors.keys() == {"static", "blocks", "weights"}
+
+
 def test_the_more_exactly_a_layer_is_stored_the_less_it_costs():
     generator = torch.Generator().manual_seed(0)
     seen = LayerInput()
@@ -413,8 +425,8 @@ def test_the_more_exactly_a_layer_is_stored_the_less_it_costs():
 
 
 def test_the_cost_of_a_mode_is_what_the_onnx_layer_shows(layers, tmp_path):
-    model, graph, ids = layers
-    x, weight = model.table(ids).detach(), model.first.weight.detach()
+    model = layers[0]
+    x, weight = model.table(torch.arange(choose_layers.ROWS)).detach(), model.first.weight.detach()
     seen = LayerInput()
     seen.add(x)
     cost = choose(seen, {"first": weight})["first"]
