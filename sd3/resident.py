@@ -12,6 +12,7 @@ from checkpoints.gate import blaming
 from errors import InputError
 from machine.machine import Machine
 from machine.memory import NO_PICTURE, PICTURE_WORKING, Size
+from machine.winograd import hasten_convolutions
 from sd3.checkpoint import SD3Checkpoint
 from sd3.networks import Loader, Part, check_part, load_part, part_size
 from sd3.spec import PARTS, TEXT_PARTS, VAE_PARTS, vae_pixels
@@ -99,6 +100,8 @@ class ResidentParts:
                 _use_xformers(loaded.model)
             if part in VAE_PARTS:
                 tile_vae(loaded.model, part, self._tiles)
+                if device.type == "cpu":  # where it is four fifths of a step
+                    hasten_convolutions(loaded.model)
             return loaded
 
         return load
