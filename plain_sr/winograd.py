@@ -1,15 +1,9 @@
 """RRDBNet's dense blocks on a CPU in fp32, by Winograd's fast convolution.
 
-A 3x3 convolution over a tile of 4x4 pixels costs 144 multiplications a pair of channels; in the
-transform domain of F(4x4, 3x3) it costs 36 (Lavin and Gray 2016, arXiv 1509.09308, section 4.3):
-
-    output = A^T [ (G w G^T) * (B^T input B) ] A        summed over the input channels inside [ ]
-
-PyTorch's CPU convolutions do not use it. Two things make it pay in a dense block: each feature map is
-transformed once, and all later convolutions of the block read it there (no concatenation either); and
-both transforms and the sum over channels are plain matrix products, which every BLAS does at nearly
-full speed. The whole network takes half as long as with `torch.nn.functional.conv2d`, and the result
-differs by some 1e-5 of the range (benchmarks/embedded.py).
+It is that of `machine.winograd`, of which a dense block has more: each feature map is transformed once, and
+all later convolutions of the block read it there (no concatenation either). The whole network takes half
+as long as with `torch.nn.functional.conv2d`, and the result differs by some 1e-5 of the range
+(benchmarks/embedded.py).
 
 Pixels are held by their place in their tile, a *plane* each: planes[4 * i + j, c, b, ty, tx] is pixel
 (4 * ty + i, 4 * tx + j) of channel c of picture b. A tile's transform also needs the ring of pixels
@@ -24,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-TILE = 4  # pixels a side of an output tile
+from machine.winograd import INPUT as ROW_BY_ROW
+from machine.winograd import OUTPUT, TILE, WEIGHT
+
 # Rows and columns of a tile with its ring are counted from 0 to 5; this is the order of the planes.
 PLACES = (
     [(i, j) for i in range(1, 5) for j in range(1, 5)]  # 0-15: the tile itself
@@ -34,37 +30,7 @@ PLACES = (
     + [(i, 5) for i in range(1, 5)]  # 28-31: the column on the right
     + [(0, 0), (0, 5), (5, 0), (5, 5)]  # 32-35: the corners
 )
-
-INPUT_1D = torch.tensor(  # B^T
-    [
-        [4, 0, -5, 0, 1, 0],
-        [0, -4, -4, 1, 1, 0],
-        [0, 4, -4, -1, 1, 0],
-        [0, -2, -1, 2, 1, 0],
-        [0, 2, -1, -2, 1, 0],
-        [0, 4, 0, -5, 0, 1],
-    ],
-    dtype=torch.float32,
-)
-WEIGHT_1D = torch.tensor(  # G
-    [
-        [1 / 4, 0, 0],
-        [-1 / 6, -1 / 6, -1 / 6],
-        [-1 / 6, 1 / 6, -1 / 6],
-        [1 / 24, 1 / 12, 1 / 6],
-        [1 / 24, -1 / 12, 1 / 6],
-        [0, 0, 1],
-    ],
-    dtype=torch.float32,
-)
-OUTPUT_1D = torch.tensor(  # A^T
-    [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
-    dtype=torch.float32,
-)
-# A transform of rows and then columns is one matrix product over the places of a tile.
-INPUT = torch.kron(INPUT_1D, INPUT_1D)[:, [6 * i + j for i, j in PLACES]].contiguous()  # (36, 36)
-WEIGHT = torch.kron(WEIGHT_1D, WEIGHT_1D)  # (36, 9)
-OUTPUT = torch.kron(OUTPUT_1D, OUTPUT_1D)  # (16, 36)
+INPUT = ROW_BY_ROW[:, [6 * i + j for i, j in PLACES]].contiguous()  # (36, 36)
 CONSTANT = 7  # the coefficient (1, 1), which adds the same to each of a tile's 16 outputs: the bias goes here
 
 

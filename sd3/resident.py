@@ -12,6 +12,7 @@ from checkpoints.gate import blaming
 from errors import InputError
 from machine.machine import Machine
 from machine.memory import NO_PICTURE, PICTURE_WORKING, Size
+from machine.winograd import hasten_convolutions
 from sd3.checkpoint import SD3Checkpoint
 from sd3.compiled import compile_blocks, refuse_what_cannot_be_compiled, running_compiled
 from sd3.networks import Loader, Part, check_part, load_part, part_size
@@ -116,6 +117,8 @@ class ResidentParts:
                 compile_blocks(loaded.model)
             if part in VAE_PARTS:
                 tile_vae(loaded.model, part, self._tiles)
+                if device.type == "cpu":  # where it is four fifths of a step
+                    hasten_convolutions(loaded.model)
             return loaded
 
         return load
