@@ -25,7 +25,7 @@ from command.arguments import Parser, at_least
 from command.console import ALL_DONE, end_process, run_command, say, set_up_logging
 from errors import InputError, OutputError
 from machine.disk import free_at
-from sd3.spec import PARTS, TEXT_PARTS, folders_of
+from sd3.spec import PARTS, TEXT_PARTS, VAE_PARTS, folders_of
 
 if TYPE_CHECKING:
     from int8.find_parts import QuantizedParts
@@ -67,7 +67,8 @@ def build_parser() -> Parser:
     add(
         "--model_component",
         choices=(*PARTS, "all"),
-        help="the part to quantize: CLIP-L, CLIP-G, T5-XXL, transformer, either half of the VAE;"
+        help="the part to quantize: CLIP-L, CLIP-G, T5-XXL, transformer, either half of the VAE"
+        " (which gains nothing);"
         f" with --measure_chain it may be left out, and none is made (default: {TEXT_PARTS[0]})",
     )
     add(
@@ -316,6 +317,8 @@ def report(component: str, result: "Result") -> str:
         f"  {result.measured}",
         f"  layers: {', '.join(counts)}",
     ]
+    if component in VAE_PARTS:
+        lines.append("  int8 does not pay here: PyTorch's VAE is as fast on a CPU (docs/int8.md)")
     static = {
         name: cost.errors["static"]
         for name, cost in result.costs.items()

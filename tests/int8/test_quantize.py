@@ -566,3 +566,17 @@ def test_the_gpu_requirements_are_the_same_pins_with_the_other_onnxruntime():
     assert cpu.keys() - gpu.keys() == {"onnxruntime"}
     assert not any("[onnxruntime]" in package for package in gpu)  # brings the other one along
     assert all(gpu[name] == cpu[name] for name in gpu.keys() & cpu.keys())
+
+
+@pytest.mark.parametrize(
+    ("component", "pays"), [("text_enc_1", True), ("transformer", True), ("vae_decoder", False)]
+)
+def test_the_report_says_of_which_parts_int8_does_not_pay(component, pays):
+    from types import SimpleNamespace
+
+    from quantize_model import report
+
+    made = SimpleNamespace(
+        bytes=1, fp32_bytes=4, seconds=1.0, folder="here", measured="near", plan={}, costs={}
+    )
+    assert ("does not pay" not in report(component, made)) == pays
