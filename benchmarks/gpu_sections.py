@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import random_models
@@ -253,18 +251,16 @@ def _precision(bench: Bench) -> Rows:
 
 
 def published(bench: Bench) -> Rows:
-    """Time a step by our schedule and by the published one in turn; nothing where that is not here."""
+    """Time a step by our schedule and by the published one in turn."""
     import torch
+    from published import Placing, PublishedSR
 
-    if find_spec("published") is None:
-        return []
-    schedule: Any = import_module("published")
     network = random_models.sd3(bench.sizes, bench.machine(batch=bench.batches[-1]))
-    placing = schedule.Placing()
+    placing = Placing()
     if bench.on_gpu:
-        placing = schedule.Placing(str(bench.device), str(bench.device), torch.float16)
+        placing = Placing(str(bench.device), str(bench.device), torch.float16)
     with random_models.pretrained(bench.sizes, bench.device):
-        theirs = schedule.PublishedSR(bench.sizes.sd3, *bench.sizes.sr_files, placing)
+        theirs = PublishedSR(bench.sizes.sd3, *bench.sizes.sr_files, placing)
     inputs = bench.inputs(bench.batches[-1])
     schedules: dict[str, Callable[[], object]] = {
         "ours": partial(bench.step, network, inputs, NullExtractor()),

@@ -1,4 +1,4 @@
-"""What an int8 transformer and VAE save and cost, on true sizes: made, timed, and in a whole chain.
+"""What an int8 transformer and VAE save and cost, on true sizes: made and timed.
 
     python benchmarks/quantized.py --component transformer vae_encoder vae_decoder --scratch DIR
 

@@ -13,15 +13,15 @@ the latent, as where a network repaints.
 
 import json
 import math
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from full_size import write_sd3_configuration
+
 if TYPE_CHECKING:
     import torch
 
-DATA = Path(__file__).parent.parent / "tests" / "data"
 TRANSFORMER_WIDTH = 1536  # of its residual stream
 OUTLIER_CHANNELS = 4
 OUTLIER_FACTOR = 12.0
@@ -40,11 +40,9 @@ def make_checkpoint(parts: Iterable[str], folder: Path) -> None:
     from safetensors.torch import save_file
 
     from sd3.networks import build_on_meta
-    from sd3.spec import PARTS, TOKENIZERS, folders_of
+    from sd3.spec import PARTS, folders_of
 
-    shutil.copytree(DATA / "sd3_medium", folder, dirs_exist_ok=True)
-    for name in TOKENIZERS:
-        shutil.copytree(DATA / "parity" / "sd3" / name, folder / name, dirs_exist_ok=True)
+    write_sd3_configuration(folder)
     for name in folders_of(parts):
         own = folder / name
         index = own / "model.safetensors.index.json"
