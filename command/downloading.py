@@ -241,6 +241,9 @@ def _fetch_all(stock: Stock, jobs: int, quiet: bool) -> None:
             active.remove(file)
         return time.monotonic() - started
 
+    for file in stock.missing:
+        if isinstance(file, CachedFile) and file.place.is_file():  # wrong, and its blob may be others' too:
+            file.discard()  # gone before any thread reads it
     waiting = sorted(stock.missing, key=lambda file: file.size or 0)  # what is refused shows soon
     with _transfers(jobs) as pool, _Bars(waiting, quiet) as bars:
         running = {pool.submit(fetch, file): file for file in waiting}

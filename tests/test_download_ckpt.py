@@ -26,6 +26,7 @@ from errors import InputError
 (SR_LORA,) = catalogue.SR_LORA.files
 (SR_VAE,) = catalogue.SR_VAE.files
 SD3 = catalogue.SD3
+LOCK_POLL = 0.05  # seconds that the hub's client sleeps while another of its threads holds a lock
 
 
 @pytest.fixture(scope="session")
@@ -296,7 +297,7 @@ def test_a_server_that_stays_out_of_order_is_given_up(clone, path):
     done = clone.download("--for", "dape")
     assert done.code == 1
     assert "the server is out of order (500)" in one_line(done.err)
-    assert len(clone.waits()) < 40
+    assert len([seconds for seconds in clone.waits() if seconds > LOCK_POLL]) < 40
 
 
 def test_offline_each_source_is_named_once_with_its_way_out(clone):
