@@ -131,18 +131,23 @@ def sd3_shapes(source: Path) -> dict[str, dict[str, tuple[int, ...]]]:
     return shapes
 
 
-def write_sr_files(folder: Path) -> None:
-    """Write an SR LoRA and an SR VAE encoder in the published formats, with random weights."""
+def write_sr_files(folder: Path, sd3: Path = DATA / "sd3_medium") -> None:
+    """Write an SR LoRA and an SR VAE encoder in the published formats, with random weights.
+
+    Args:
+        folder: where to.
+        sd3: the folder with the configurations of transformer and VAE that they are for.
+    """
     import torch
 
     from sd3.networks import build_on_meta
 
-    config = json.loads((DATA / "sd3_medium/transformer/config.json").read_text())
+    config = json.loads((sd3 / "transformer/config.json").read_text())
     width, layers = config["num_attention_heads"] * config["attention_head_dim"], 2 * config["num_layers"] - 1
     factors = [torch.randn(shape) * 0.01 for _ in range(layers) for shape in ((6 * width, 4), (4, width))]
     torch.save(factors, folder / "model_20001.pkl")
 
-    vae = build_on_meta("vae_encoder", json.loads((DATA / "sd3_medium/vae/config.json").read_text()))
+    vae = build_on_meta("vae_encoder", json.loads((sd3 / "vae/config.json").read_text()))
     state = {}
     for name, module in vae.encoder.named_modules():
         lora = isinstance(module, (torch.nn.Conv2d, torch.nn.Linear))

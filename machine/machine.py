@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from machine.batches import Batches
 from machine.devices import Devices, choose_devices, choose_dtype, emulates_bf16
+from machine.heap import keep_freed_memory
 from machine.residency import Residency
 from machine.stage_times import StageTimes
 
@@ -68,6 +69,8 @@ class Machine:
         # cuDNN's convolutions in fp32 round to TF32's 10 bits unless they are told not to: fine for a VAE
         # beside networks in 16 bits, and not what somebody wants who asks for fp32
         torch.backends.cudnn.allow_tf32 = precision != "fp32"
+        if devices.sr.type == "cpu":
+            keep_freed_memory()
         return cls(devices, precision, Residency(efficient_memory, times), Batches(batch_size), times)
 
     @property

@@ -6,6 +6,8 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from machine.heap import give_back_freed_memory
+
 HOST_RESERVE = 4 * 2**30  # bytes of CPU memory that parked models leave to everything else
 # What forward passes take beside the weights. A picture: the VAE decoder, the largest, takes 1.0 GiB for
 # 512x512 in fp32 (measured on a CPU). Fixed: CUDA's own context and libraries.
@@ -256,12 +258,13 @@ def fits_host(module: Any) -> bool:
 
 
 def return_memory() -> None:
-    """Give freed memory back: modules hold reference cycles, and CUDA keeps what was freed."""
+    """Give freed memory back: modules hold reference cycles, and CUDA and the process keep what was freed."""
     import gc
 
     import torch
 
     gc.collect()
+    give_back_freed_memory()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     elif torch.backends.mps.is_available():

@@ -4,7 +4,9 @@ diffusers' layerwise casting does the like, but casts the weights for storage it
 map that leaves them in the file.
 """
 
-from collections.abc import Callable, Iterable
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -46,6 +48,24 @@ def upcast_by_block(module: "torch.nn.Module", dtype: "torch.dtype") -> Callable
         _restore(outside)
 
     return undo
+
+
+def bytes_of_upcast(numbers: Mapping[str, int], stored: "torch.dtype", dtype: "torch.dtype") -> int:
+    """Return what `upcast_by_block` takes beside the weights: all outside the blocks, and the largest block.
+
+    Args:
+        numbers: of weights in each tensor, by its name in the module or its file.
+        stored: dtype of the weights.
+        dtype: of the arithmetic.
+    """
+    outside, blocks = 0, defaultdict(int)
+    for name, number in numbers.items():
+        block = re.match(r"(.*?\.\d+)\.", name)  # as in model.layers.3.mlp.up_proj.weight
+        if block:
+            blocks[block[1]] += number
+        else:
+            outside += number
+    return outside * (dtype.itemsize - stored.itemsize) + max(blocks.values(), default=0) * dtype.itemsize
 
 
 def upcast_in_its_turn(module: "torch.nn.Module", dtype: "torch.dtype") -> Callable[[], None]:

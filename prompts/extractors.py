@@ -6,6 +6,7 @@ prompt an input, in order.
 """
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING
 from PIL.Image import Image
 
 from errors import PictureError
+from machine.devices import emulates_bf16
 from machine.machine import Machine
 from machine.memory import Size
 from machine.stage_times import StageTimes
+from machine.upcast import bytes_of_upcast, upcast_by_block
 from prompts.answer_cache import AnswerCache, digest_of_question
 from prompts.answers import cleaned, fault_of
 from prompts.questions import conversation, pictures_of
@@ -123,15 +126,30 @@ class VlmExtractor:
         Raises:
             InputError: the VLM is not whole, or its tokenizer or image processor is damaged.
         """
+        import torch
+
         self.files, self.machine, self.max_new_tokens = check_vlm(files), machine, max_new_tokens
         self.fallback = fallback
         self._processor = processor_of(files)
         device = machine.devices.vlm
         self.dtype = dtype = machine.dtype(device, files.model.dtype)
         parameters = files.model.parameters
-        size = Size(parameters, parameters * dtype.itemsize)
-        weights = files.model.files
-        machine.residency.add(VLM, lambda device: load_vlm(self.files, device, dtype), device, size, weights)
+        in_memory = parameters * dtype.itemsize
+        # In fp32 a 3B model takes 15 GB. So its weights stay in their 16 bits where the CPU emulates bf16, in
+        # which an answer takes three times as long.
+        self._upcast = machine.precision == "auto" and dtype == torch.bfloat16 and emulates_bf16(device)
+        if self._upcast:
+            self.dtype = torch.float32
+            numbers = {name: math.prod(info.shape) for name, info in files.model.tensors.items()}
+            in_memory += bytes_of_upcast(numbers, dtype, self.dtype)
+        size = Size(parameters, in_memory)
+        machine.residency.add(VLM, lambda device: self._load(device, dtype), device, size, files.model.files)
+
+    def _load(self, device: "torch.device", dtype: "torch.dtype") -> "torch.nn.Module":
+        model = load_vlm(self.files, device, dtype)
+        if self._upcast:
+            upcast_by_block(model, self.dtype)
+        return model
 
     def __call__(self, inputs: Sequence[StepInput]) -> Iterator[Prompt | PictureError]:
         """Yield the VLM's cleaned answer to each input; inputs RGB, of any size."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from machine.upcast import upcast_by_block
+from machine.upcast import bytes_of_upcast, upcast_by_block
 
 
 def blocks():
@@ -53,3 +53,9 @@ def test_a_block_that_fails_gets_its_stored_weights_back_and_undoing_restores_al
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     with torch.no_grad():
         assert model(torch.randn(2, 8).bfloat16()).dtype == torch.bfloat16
+
+
+def test_what_it_takes_is_all_outside_the_blocks_and_the_largest_block():
+    blocks = {"layers.0.a.weight": 10, "layers.1.a.weight": 10, "layers.1.b.0.weight": 7}
+    numbers = {"embed.weight": 100, **blocks}
+    assert bytes_of_upcast(numbers, torch.bfloat16, torch.float32) == 100 * 2 + 17 * 4

@@ -16,7 +16,7 @@ from tiny_vlms import TINY
 
 from errors import InputError
 from machine.machine import Machine
-from prompts.extractors import VlmExtractor
+from prompts.extractors import VLM, VlmExtractor
 from prompts.other_processor import OtherProcessor
 from prompts.questions import QUESTION_ONE, QUESTION_TWO
 from prompts.qwen_vl import QwenProcessor
@@ -26,6 +26,7 @@ from zoom.protocols import StepInput
 
 CPU = torch.device("cpu")
 KINDS = list(TINY)
+SEEN = ("input/scene", "vlm_input/crop")
 
 
 def picture(name):
@@ -381,3 +382,45 @@ def test_settings_that_cannot_be_are_named_before_anything_is_loaded(file, entri
     folder = copy("smolvlm")
     change(folder / file, **entries)
     assert str(folder) in refused(folder)
+
+
+# a CPU without bf16 arithmetic
+
+
+@pytest.fixture
+def in_bf16(copy):
+    """Copies a folder with its weights rounded to bf16, as released models have them."""
+
+    def make(kind):
+        folder = copy(kind)
+        for file in folder.glob("*.safetensors"):
+            save_file({name: one.bfloat16() for name, one in load_file(file).items()}, file, {"format": "pt"})
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_the_cpu_emulates_bf16_such_weights_answer_as_in_fp32(kind, in_bf16, monkeypatch):
+    files = check_vlm_folder(in_bf16(kind), None)
+    inputs = [StepInput(picture("vlm_input/crop.png"), picture(f"{name}.png")) for name in SEEN]
+
+    def answers(precision, emulates):
+        monkeypatch.setattr("prompts.extractors.emulates_bf16", lambda _: emulates)
+        extractor = VlmExtractor(files, Machine.choose("cpu", precision), 8, None)
+        return [prompt.raw for prompt in extractor(inputs)], extractor.describe()["dtype"]
+
+    exact = answers("fp32", emulates=True)
+    assert answers("auto", emulates=True) == exact
+    assert exact[1] == "float32"
+    assert answers("auto", emulates=False)[1] == "bfloat16"
+    assert answers("bf16", emulates=True)[1] == "bfloat16"
+
+
+def test_there_its_weights_stay_in_their_16_bits(in_bf16, monkeypatch):
+    monkeypatch.setattr("prompts.extractors.emulates_bf16", lambda _: True)
+    machine = Machine.choose("cpu")
+    VlmExtractor(check_vlm_folder(in_bf16("qwen3_vl"), None), machine, 8, None)
+    with machine.residency.use(VLM) as model:
+        blocks = model.model.language_model.layers
+        assert {weight.dtype for weight in blocks.parameters()} == {torch.bfloat16}
