@@ -221,7 +221,8 @@ class OSEDiffSD3:
             part: str, forward: Callable[[Sequence[_Picture]], list[T]]
         ) -> Iterator[tuple[_Picture, T | PictureError]]:
             sound = [picture for picture in pictures if picture.error is None]
-            results = self.machine.batches(part, sound, torch.no_grad()(forward))
+            at_once = self._parts.at_once(part)
+            results = self.machine.batches(part, sound, torch.no_grad()(forward), at_once)
             return zip(sound, results, strict=True)
 
         for part, forward in (("vae_encoder", encode), ("transformer", denoise)):

@@ -61,14 +61,17 @@ class Row:
         prompts = {
             "null": ["--prompt_type", "null"],
             "fixed": ["--prompt_type", "null", "--prompt", FIXED],
-            "new": ["--prompt_type", "vlm", "--vlm_path", scratch / "qwen"],
+            "new": [
+                *("--prompt_type", "vlm", "--vlm_path", scratch / "qwen"),
+                *("--max_new_tokens", self.tokens),
+            ],
         }
         arguments = [
             *(picture_file(scratch, self, number) for number in range(self.pictures)),
             "-o", scratch / self.name, "--overwrite", "--save", "states", "--quiet",
             "--backbone", "sd3", "--pretrained_model_name_or_path", scratch / "sd3",
             "--lora_path", scratch / "model_20001.pkl", "--vae_path", scratch / "vae_encoder_20001.pt",
-            *prompts[self.prompts], "--max_new_tokens", self.tokens, "--seed", SEED,
+            *prompts[self.prompts], "--seed", SEED,
             "--rec_num", self.steps, "--process_size", self.side, "--source", "shrunk",
             "--device", "cpu", "--mixed_precision", "fp32", "--batch_size", self.pictures,
             *(["--efficient_memory"] if self.schedule == "ours, efficient" else []),

@@ -25,7 +25,11 @@ class Batches:
         self._smaller: dict[str, int] = {}  # by name, once memory ended
 
     def __call__(
-        self, name: str, items: Sequence[T], run: Callable[[Sequence[T]], Sequence[R | PictureError]]
+        self,
+        name: str,
+        items: Sequence[T],
+        run: Callable[[Sequence[T]], Sequence[R | PictureError]],
+        at_once: int | None = None,
     ) -> Iterator[R | PictureError]:
         """Yield a result for each item, in order, as the batches are done.
 
@@ -33,13 +37,15 @@ class Batches:
             name: of the network; one that ran out of memory keeps to the smaller batches.
             items: any number.
             run: gives a result for each item of a batch.
+            at_once: items a batch at most; None: `size`.
 
         Yields:
             Results; a PictureError for an item that does not fit even alone.
         """
         done = 0
         while done < len(items):
-            batch = items[done : done + self._smaller.get(name, self.size)]
+            size = self._smaller.get(name, self.size)
+            batch = items[done : done + min(size, at_once or size)]
             results: Sequence[R | PictureError] | None
             try:
                 results = run(batch)

@@ -26,16 +26,19 @@ class Size:
         bytes: that they take where the component computes.
         working: bytes that a forward pass takes beside them for each picture of 512x512.
         largest: side in pixels of the largest picture that it makes at once; larger ones come tile by tile.
+        at_once: pictures that it makes at once, however large a batch is; None: a batch.
     """
 
     parameters: int
     bytes: int
     working: int = PICTURE_WORKING
     largest: int = LARGEST_TILE
+    at_once: int | None = None
 
     def working_at(self, batch_size: int, side: float) -> int:
         """Return the bytes that a forward pass takes over pictures of ``side`` pixels."""
-        return int(self.working * batch_size * (min(side, self.largest) / 512) ** 2)
+        pictures = min(batch_size, self.at_once or batch_size)
+        return int(self.working * pictures * (min(side, self.largest) / 512) ** 2)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from machine.memory import Size
 from osediff_sd3 import OSEDiffSD3
 from sd3.checkpoint import check_sd3
 from sd3.networks import Part
+from sd3.resident import ResidentParts
 from sd3.spec import PARTS
 from zoom.protocols import StepInput
 from zoom.settings import Tiles
@@ -317,12 +318,20 @@ def small_device(network, part, largest):
 
 
 @pytest.mark.parametrize("part", ["text_enc_3", "vae_encoder", "transformer", "vae_decoder"])
-def test_a_batch_that_does_not_fit_is_halved_until_it_does(inputs, expected_pixels, part):
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(inputs, expected_pixels, part, monkeypatch):
+    monkeypatch.setattr(ResidentParts, "at_once", lambda *_: None)  # as on a GPU
     network = backbone(batch_size=4)
     sizes = small_device(network, part, 1)
     results = pixels(network(inputs[:4], PROMPTS[:4], SEEDS[:4]))
     assert set(sizes) == {1}
     assert grey_levels(results, expected_pixels[:4]) <= 1
+
+
+def test_on_a_cpu_the_vae_has_one_picture_at_a_time_and_the_transformer_the_batch(inputs):
+    network = backbone(batch_size=4)
+    sizes = {part: small_device(network, part, 4) for part in ("vae_encoder", "transformer", "vae_decoder")}
+    list(network(inputs[:4], PROMPTS[:4], SEEDS[:4]))
+    assert sizes == {"vae_encoder": [1] * 4, "transformer": [4], "vae_decoder": [1] * 4}
 
 
 def test_a_picture_that_does_not_fit_alone_fails_by_itself(inputs):

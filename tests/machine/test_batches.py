@@ -57,6 +57,12 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_later_ones_stay_s
     assert network.batches[-2:] == [2, 2]
 
 
+def test_a_network_that_gains_nothing_from_batches_has_fewer_items_at_once():
+    network = Network()
+    assert list(Batches(8)("vae", range(3), network, at_once=1)) == [0, 2, 4]
+    assert network.batches == [1, 1, 1]
+
+
 def test_each_network_has_a_size_of_its_own():
     large, small = Network(room=1), Network()
     batches = Batches(4)

@@ -81,6 +81,8 @@ def test_larger_pictures_than_a_network_takes_at_once_take_no_more_of_it():
     assert tiled.working_at(1, 512) == GB
     assert tiled.working_at(2, 1024) == 2 * 4 * GB
     assert tiled.working_at(1, 8192) == tiled.working_at(1, float("inf")) == 4 * GB
+    alone = Size(1, 0, working=GB, at_once=1)
+    assert alone.working_at(8, 512) == alone.working_at(1, 512) == GB
     text = Size(1, 0, working=GB, largest=memory.NO_PICTURE)
     assert text.working_at(1, 8192) == GB
 
