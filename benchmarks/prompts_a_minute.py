@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -42,7 +43,8 @@ def main() -> None:
     machine = Machine.choose(precision="fp32")
     device = machine.devices.vlm
     model, processor = load_vlm(files, device, machine.dtype(device)), processor_of(files)
-    model.generation_config.cache_implementation = None if options.cache == "dynamic" else options.cache
+    generation: Any = model.generation_config
+    generation.cache_implementation = None if options.cache == "dynamic" else options.cache
     pictures = [
         Image.open(file)
         for file in write_pictures(options.scratch / "pictures_512", max(options.batch), SIDE)

@@ -58,13 +58,11 @@ class Row:
         """Return what runs it; the states are in `state` afterwards."""
         if self.schedule == "published":
             return [sys.executable, __file__, "--scratch", str(scratch), "--only", json.dumps(vars(self))]
-        prompts = {
+        vlm = ["--prompt_type", "vlm", "--vlm_path", scratch / "qwen", "--max_new_tokens", self.tokens]
+        prompts: dict[str, list[object]] = {
             "null": ["--prompt_type", "null"],
             "fixed": ["--prompt_type", "null", "--prompt", FIXED],
-            "new": [
-                *("--prompt_type", "vlm", "--vlm_path", scratch / "qwen"),
-                *("--max_new_tokens", self.tokens),
-            ],
+            "new": vlm,
         }
         arguments = [
             *(picture_file(scratch, self, number) for number in range(self.pictures)),

@@ -29,6 +29,6 @@ def give_back_freed_memory() -> None:
 
 def _of_glibc(name: str) -> Any:
     try:
-        return getattr(ctypes.CDLL(None), name, None)  # type: ignore[arg-type]
+        return getattr(ctypes.CDLL(None), name, None)
     except TypeError:  # Windows: no library of the process itself
         return None

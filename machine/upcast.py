@@ -58,7 +58,8 @@ def bytes_of_upcast(numbers: Mapping[str, int], stored: "torch.dtype", dtype: "t
         stored: dtype of the weights.
         dtype: of the arithmetic.
     """
-    outside, blocks = 0, defaultdict(int)
+    outside = 0
+    blocks: dict[str, int] = defaultdict(int)
     for name, number in numbers.items():
         block = re.match(r"(.*?\.\d+)\.", name)  # as in model.layers.3.mlp.up_proj.weight
         if block:
