@@ -44,7 +44,7 @@ def main() -> int:
         write_sr_files(options.scratch)
         if options.prompt_type == "vlm":
             write_qwen(options.scratch / "qwen")
-        write_pictures(options.scratch / "pictures")
+        write_pictures(options.scratch / "pictures", 2, (640, 512), 32)
         print(f"wrote the checkpoints in {time.perf_counter() - start:.0f} s")
         return run(options)
     finally:
@@ -99,9 +99,13 @@ def print_report(report: dict, seconds: float, peak: int) -> int:
 
 def write_sd3(folder: Path) -> None:
     """Write SD3-medium in diffusers layout: real sizes, random weights."""
-    source = DATA / "sd3_medium"
     write_sd3_configuration(folder)
-    for name, tensors in sd3_shapes(source).items():
+    write_sd3_weights(folder)
+
+
+def write_sd3_weights(folder: Path) -> None:
+    """Write the random weights that the configurations in SD3's folder ask for."""
+    for name, tensors in sd3_shapes(folder).items():
         stem = "model" if name.startswith("text") else "diffusion_pytorch_model"
         write_weights(folder / name, stem, tensors)
 
@@ -165,21 +169,25 @@ def write_sr_files(folder: Path, sd3: Path = DATA / "sd3_medium") -> None:
 
 def write_qwen(folder: Path) -> None:
     """Write Qwen2.5-VL-3B, real sizes, random weights, the tests' small tokenizer."""
+    known = write_qwen_configuration(folder)
+    # Zero rows for tokens that the small tokenizer does not know: they are never the likeliest.
+    write_weights(folder, "model", qwen_shapes(folder), {"model.embed_tokens.weight": known})
+
+
+def qwen_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor that Qwen's files hold, as its configuration tells."""
     from accelerate import init_empty_weights
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    known = write_qwen_configuration(folder)
     with init_empty_weights():
         model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(folder))
-    shapes = {
+    return {
         name.replace("model.visual.", "visual.").replace("model.language_model.", "model."): tuple(
             tensor.shape
         )
         for name, tensor in model.state_dict().items()
         if name != "lm_head.weight"  # tied to the embedding, stored once
     }
-    # Zero rows for tokens that the small tokenizer does not know: they are never the likeliest.
-    write_weights(folder, "model", shapes, {"model.embed_tokens.weight": known})
 
 
 def write_qwen_configuration(folder: Path) -> int:
@@ -279,16 +287,25 @@ def random_bf16(name: str, shape: tuple[int, ...], number: int, known_rows: int 
         zeros -= min(zeros, len(block))
 
 
-def write_pictures(folder: Path) -> None:
-    """Write two pictures."""
+def write_pictures(folder: Path, count: int, size: tuple[int, int], cells: int) -> list[Path]:
+    """Write pictures of soft random colours, each other than the rest, and return their files.
+
+    Args:
+        folder: where to.
+        count: of pictures.
+        size: of each, in pixels.
+        cells: colours along each side.
+    """
     import numpy as np
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
-    generator = np.random.default_rng(0)
-    for number in range(2):
-        small = Image.fromarray(generator.integers(0, 255, (32, 32, 3), dtype=np.uint8))
-        small.resize((640, 512), Image.Resampling.BICUBIC).save(folder / f"picture_{number}.png")
+    generator, files = np.random.default_rng(0), []
+    for number in range(count):
+        small = Image.fromarray(generator.integers(0, 255, (cells, cells, 3), dtype=np.uint8))
+        files.append(folder / f"{number}.png")
+        small.resize(size, Image.Resampling.BICUBIC).save(files[-1])
+    return files
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from full_size import (
-    sd3_shapes,
+    qwen_shapes,
     write_qwen_configuration,
     write_sd3_configuration,
+    write_sd3_weights,
     write_sr_files,
-    write_weights,
 )
 
 # what differs from the configurations of the true size
@@ -55,17 +55,15 @@ def write_sd3(folder: Path) -> None:
     write_sd3_configuration(sd3)
     for name, changes in SD3_CHANGES.items():
         change(sd3 / name / "config.json", changes)
-    for name, shapes in sd3_shapes(sd3).items():
-        write_weights(sd3 / name, "model" if name.startswith("text") else "diffusion_pytorch_model", shapes)
+    write_sd3_weights(sd3)
     write_sr_files(folder, sd3)
 
 
 def write_qwen(folder: Path) -> None:
     """Write the VLM where it is not there already."""
     import torch
-    from accelerate import init_empty_weights
     from safetensors.torch import save_file
-    from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    from transformers import AutoTokenizer
 
     if (folder / "model.safetensors").exists():
         return
@@ -76,35 +74,16 @@ def write_qwen(folder: Path) -> None:
     change(folder / "config.json", {**QWEN_CHANGES, "vocab_size": len(tokenizer)})
     change(folder / "config.json", VISION_CHANGES, "vision_config")
     change(folder / "generation_config.json", {"repetition_penalty": REPETITION_PENALTY})
-    with init_empty_weights():
-        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(folder))
     generator = torch.Generator().manual_seed(0)
     tensors = {}
-    for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight":  # tied to the embedding
-            continue
-        stored = name.replace("model.visual.", "visual.").replace("model.language_model.", "model.")
-        if tensor.dim() > 1:
-            value = torch.randn(tensor.shape, generator=generator) * 0.02
+    for name, shape in qwen_shapes(folder).items():
+        if len(shape) > 1:
+            value = torch.randn(shape, generator=generator) * 0.02
         else:  # of norms, or biases
-            value = torch.full(tensor.shape, float(name.endswith(".weight")))
-        tensors[stored] = value.bfloat16()
+            value = torch.full(shape, float(name.endswith(".weight")))
+        tensors[name] = value.bfloat16()
     tensors["model.embed_tokens.weight"][:known] = 0  # never the likeliest
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-
-
-def write_pictures(folder: Path, count: int, side: int) -> list[Path]:
-    """Write square pictures, each other than the rest, and return their files."""
-    import numpy as np
-    from PIL import Image
-
-    folder.mkdir(parents=True, exist_ok=True)
-    generator, files = np.random.default_rng(0), []
-    for number in range(count):
-        small = Image.fromarray(generator.integers(0, 255, (side // 8, side // 8, 3), dtype=np.uint8))
-        files.append(folder / f"{number}.png")
-        small.resize((side, side), Image.Resampling.BICUBIC).save(files[-1])
-    return files
 
 
 def change(path: Path, changes: dict[str, Any], inside: str | None = None) -> None:

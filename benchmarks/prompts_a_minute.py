@@ -31,12 +31,14 @@ def main() -> None:
     add("--rounds", type=int, default=3)
     options = parser.parse_args()
 
-    from mid_size import write_pictures, write_qwen
+    from full_size import write_pictures
+    from mid_size import write_qwen
     from PIL import Image
 
     from machine.machine import Machine
     from prompts.vlm_files import check_vlm_folder
     from prompts.vlm_loading import generate, load_vlm, processor_of
+    from zoom.states import enlarge
 
     write_qwen(options.scratch / "qwen")
     files = check_vlm_folder(options.scratch / "qwen", None)
@@ -45,16 +47,14 @@ def main() -> None:
     model, processor = load_vlm(files, device, machine.dtype(device)), processor_of(files)
     generation: Any = model.generation_config
     generation.cache_implementation = None if options.cache == "dynamic" else options.cache
-    pictures = [
-        Image.open(file)
-        for file in write_pictures(options.scratch / "pictures_512", max(options.batch), SIDE)
-    ]
+    folder = options.scratch / f"pictures_{SIDE}"
+    files_of_pictures = write_pictures(folder, max(options.batch), (SIDE, SIDE), SIDE // 8)
+    pictures = [Image.open(file) for file in files_of_pictures]
     middle = (3 * SIDE // 8, 3 * SIDE // 8, 5 * SIDE // 8, 5 * SIDE // 8)
-    questions = [[one, one.crop(middle).resize(one.size, Image.Resampling.BICUBIC)] for one in pictures]
+    questions = [[one, enlarge(one.crop(middle), one.size)] for one in pictures]
 
-    first: dict[int, list[float]] = {
-        size: [] for size in options.batch
-    }  # seconds until each has a first word
+    # seconds until every question of a batch has its first token, and its last
+    first: dict[int, list[float]] = {size: [] for size in options.batch}
     whole: dict[int, list[float]] = {size: [] for size in options.batch}
     for _ in range(options.rounds):
         for size in options.batch:

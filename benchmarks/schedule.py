@@ -17,7 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -58,11 +58,10 @@ class Row:
         """Return what runs it; the states are in `state` afterwards."""
         if self.schedule == "published":
             return [sys.executable, __file__, "--scratch", str(scratch), "--only", json.dumps(vars(self))]
-        vlm = ["--prompt_type", "vlm", "--vlm_path", scratch / "qwen", "--max_new_tokens", self.tokens]
         prompts: dict[str, list[object]] = {
             "null": ["--prompt_type", "null"],
             "fixed": ["--prompt_type", "null", "--prompt", FIXED],
-            "new": vlm,
+            "new": ["--prompt_type", "vlm", "--vlm_path", scratch / "qwen", "--max_new_tokens", self.tokens],
         }
         arguments = [
             *(picture_file(scratch, self, number) for number in range(self.pictures)),
@@ -130,13 +129,14 @@ def picture_file(scratch: Path, row: Row, number: int) -> Path:
 
 
 def write_checkpoints(scratch: Path, pictures: int, side: int) -> None:
-    """Write checkpoints and pictures that are not there yet."""
-    from mid_size import write_pictures, write_qwen, write_sd3
+    """Write checkpoints that are not there yet, and pictures."""
+    from full_size import write_pictures
+    from mid_size import write_qwen, write_sd3
 
     scratch.mkdir(parents=True, exist_ok=True)
     write_sd3(scratch)
     write_qwen(scratch / "qwen")
-    write_pictures(scratch / f"pictures_{side}", pictures, side)
+    write_pictures(scratch / f"pictures_{side}", pictures, (side, side), side // 8)
 
 
 def measure(command: Sequence[str]) -> dict[str, float]:
@@ -216,7 +216,7 @@ def print_table(rows: Sequence[Row], measured: dict[str, dict[str, float]], scra
     )
     for row in rows:
         figures = measured[row.name]
-        published = Row("published", *list(vars(row).values())[1:])
+        published = replace(row, schedule="published")
         base = measured.get(published.name)
         made = row.pictures * row.steps
         compared = ["", "", "", ""]

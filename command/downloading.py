@@ -242,8 +242,8 @@ def _fetch_all(stock: Stock, jobs: int, quiet: bool) -> None:
         return time.monotonic() - started
 
     for file in stock.missing:
-        if isinstance(file, CachedFile) and file.place.is_file():  # wrong, and its blob may be others' too:
-            file.discard()  # gone before any thread reads it
+        if file.place.is_file():  # and wrong: gone before threads read, since files of the hub share blobs
+            file.discard()
     waiting = sorted(stock.missing, key=lambda file: file.size or 0)  # what is refused shows soon
     with _transfers(jobs) as pool, _Bars(waiting, quiet) as bars:
         running = {pool.submit(fetch, file): file for file in waiting}

@@ -26,9 +26,7 @@ logger = logging.getLogger(__name__)
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # as safetensors names them
 IN_ORDER = (*TEXT_PARTS, "vae_encoder", "transformer", "vae_decoder")  # as a scale uses them
 VAE_WORKING = PICTURE_WORKING // 4  # for each byte that a weight has: what it makes is in the weights' type
-IN_PIECES = (
-    2  # times as much on a CPU, where freed memory is kept, not all of it of use: 1.0 to 1.9 GiB measured
-)
+IN_PIECES = 2  # times as much on a CPU, which keeps what is freed: 1.0 to 1.9 GiB measured
 
 
 class ResidentParts:
